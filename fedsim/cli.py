@@ -1,0 +1,160 @@
+"""The command line: ``fedsim run scenario.yaml key=value``.
+
+Heavy libraries are imported inside commands, so that ``--help`` answers at once. Exit codes:
+0 done, 1 bug, 2 the user's file or option, 3 the run could not finish.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fedsim.progress import Reporter
+
+app = typer.Typer(
+    help="Simulate federated fine-tuning: accuracy against bytes, time and energy.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+new = typer.Typer(help="Write a working plug-in to start from.", no_args_is_help=True)
+app.add_typer(new, name="new")
+
+ScenarioArgument = Annotated[
+    str, typer.Argument(help="A YAML file, or a shipped scenario by name (see `fedsim list`).")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Changes to the scenario, such as `strategy.server_momentum=0.5`."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+Runs = Annotated[
+    list[str], typer.Argument(help="Run folders, folders that contain some, or patterns.")
+]
+
+
+@app.command()
+def run(
+    scenario: ScenarioArgument,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Parent of run folders.")] = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Run a scenario and write a run folder with a report."""
+    from fedsim import commands
+
+    commands.run(scenario, overrides or [], out, _reporter(json), json)
+
+
+@app.command()
+def validate(scenario: ScenarioArgument, overrides: Overrides = None) -> None:
+    """Check a scenario, its files, its split and its model, without training."""
+    from fedsim import commands
+
+    commands.validate(scenario, overrides or [])
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[str | None, typer.Argument(help="One kind only, such as `strategies`.")] = None,
+    json: Json = False,
+) -> None:
+    """List what can be named in a scenario."""
+    from fedsim import listing
+
+    listing.print_list(kind, json)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="`fedavgm`, `peft:LORA`, `partitioner:dirichlet`...")],
+) -> None:
+    """Show what a plug-in, adapter, partitioner or scenario is, and its options."""
+    from fedsim import listing
+
+    listing.show(name)
+
+
+@app.command()
+def compare(runs: Runs, json: Json = False) -> None:
+    """Compare runs in a table: scores, bytes, time, differing options."""
+    from fedsim import compare as comparing
+    from fedsim.results import find_runs
+
+    table = comparing.table(find_runs(runs))
+    if json:
+        print(comparing.to_json(table))
+    else:
+        comparing.print_table(table)
+
+
+@app.command()
+def report(
+    runs: Runs,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page.")] = Path("report.html"),
+) -> None:
+    """Write one self-contained page about runs; it opens from disk without a network."""
+    from fedsim.dashboards.page import write_page
+    from fedsim.results import find_runs
+
+    write_page(find_runs(runs), output)
+    print(output)
+
+
+@new.command()
+def strategy(
+    name: Annotated[str, typer.Argument(help="A Python module name, such as `my_avg`.")],
+) -> None:
+    """Write a strategy of about 25 lines and a test for it into the current folder."""
+    from fedsim import templates
+
+    templates.write_strategy(name, Path())
+
+
+def _reporter(json: bool) -> Reporter:
+    from rich.console import Console
+
+    from fedsim import progress
+
+    if json:
+        return progress.JsonLines()
+    console = Console()
+    return progress.Bars(console) if console.is_terminal else progress.Lines()
+
+
+def main() -> None:
+    """Entry point: run a command and turn the project's errors into one paragraph."""
+    _quiet_libraries()
+    sys.path.insert(0, str(Path.cwd()))
+    from fedsim.errors import FedsimError
+
+    try:
+        app()
+    except FedsimError as error:
+        print(f"fedsim: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("fedsim: interrupted", file=sys.stderr)
+        sys.exit(3)
+
+
+def _quiet_libraries() -> None:
+    """No telemetry, no update checks, no surprise downloads by tokenizer threads."""
+    for name, value in {
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Codecs, one per file; the file name is the name in YAML."""

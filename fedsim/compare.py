@@ -1,0 +1,389 @@
+"""Tables over runs: what each one reached, what it cost, and how its scenario differs.
+
+Runs whose scenarios differ in nothing but the seed form a group; a group reports mean and sample
+standard deviation, with the number of seeds behind them. Every function here is pure except
+``print_table``.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from fedsim.records import Record, dumps
+from fedsim.results import Run
+from fedsim.units import MISSING, human_bytes, human_score, human_time
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+SEED_KEYS = ("seed", "seeds")
+HEAD_KEYS = re.compile(r"name|seeds?(\.\d+)?|strategy\.name|codec(\.(up|down))?(\.\d+\.name)?")
+"""Scenario keys that tables show in columns of their own."""
+DEFAULT = "(default)"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run. Numbers are exact; None is what was not measured.
+
+    Attributes:
+        rounds: Number of the last finished round.
+        metric: Key of the metric that the run is judged by, and ``mode``, its better direction.
+        failed_clients: Client failures, over all rounds.
+        reason: Why the run failed, empty otherwise.
+        options: Values of the scenario keys in which the runs of the table differ.
+    """
+
+    name: str
+    strategy: str
+    codec: str
+    seed: int
+    rounds: int | None
+    metric: str
+    mode: str
+    best: float | None
+    best_round: int | None
+    final: float | None
+    up_bytes: int | None
+    down_bytes: int | None
+    wall_s: float | None
+    failed_clients: int | None
+    status: str
+    reason: str
+    path: str
+    options: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation of ``n`` values; ``sd`` is None for fewer than two."""
+
+    n: int
+    mean: float
+    sd: float | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that differ only in their seed.
+
+    Attributes:
+        spreads: By name of a row's number, over the rows that have it.
+    """
+
+    label: str
+    rows: tuple[Row, ...]
+    spreads: dict[str, Spread]
+
+    @property
+    def status(self) -> str:
+        """``done``, or how many runs are in which state."""
+        counts = Counter(row.status for row in self.rows)
+        return ", ".join(f"{n} {s}" if len(counts) > 1 else s for s, n in counts.items())
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows, in the order of the runs, and their groups.
+
+    Attributes:
+        options: Scenario keys in which the runs differ, apart from those with own columns.
+    """
+
+    rows: tuple[Row, ...]
+    groups: tuple[Group, ...]
+    options: tuple[str, ...]
+
+
+Cell = tuple[str, float | str | None]
+"""What people see, and what to sort by."""
+NUMBERS = ("best", "final", "up_bytes", "down_bytes", "wall_s")
+"""The numbers of a row that groups average."""
+
+
+def table(runs: Sequence[Run]) -> Table:
+    """Compare runs."""
+    flat = [flatten(run.scenario) for run in runs]
+    keys = tuple(key for key in differing(flat) if not HEAD_KEYS.fullmatch(key))
+    rows = {
+        run.path: _row(run, {key: _shown(scenario, key) for key in keys})
+        for run, scenario in zip(runs, flat, strict=True)
+    }
+    grouped = group(runs)
+    groups = [
+        _group(label, tuple(rows[run.path] for run in members))
+        for label, members in zip(labels(grouped), grouped, strict=True)
+    ]
+    return Table(tuple(rows.values()), tuple(groups), keys)
+
+
+def _row(run: Run, options: dict[str, str]) -> Row:
+    overview = run.overview
+    metric = overview.get("key_metric", {})
+    totals = overview.get("totals", {})
+    failed = overview.get("failed")
+    return Row(
+        name=run.name,
+        strategy=str(overview.get("strategy", "?")),
+        codec=str(overview.get("codec", "?")),
+        seed=run.seed,
+        rounds=overview.get("final_round"),
+        metric=run.key_metric[0],
+        mode=run.key_metric[1],
+        best=metric.get("best"),
+        best_round=metric.get("best_round"),
+        final=metric.get("final"),
+        up_bytes=totals.get("comm/up_bytes"),
+        down_bytes=totals.get("comm/down_bytes"),
+        wall_s=totals.get("time/wall_s"),
+        failed_clients=totals.get("clients/failed"),
+        status=run.status,
+        reason=failed if isinstance(failed, str) else "",
+        path=str(run.path),
+        options=options,
+    )
+
+
+def _group(label: str, rows: tuple[Row, ...]) -> Group:
+    columns = {name: [getattr(row, name) for row in rows] for name in NUMBERS}
+    known = {name: [v for v in values if v is not None] for name, values in columns.items()}
+    return Group(label, rows, {name: spread(v) for name, v in known.items() if v})
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and sample standard deviation.
+
+    >>> spread([1.0, 2.0, 3.0])
+    Spread(n=3, mean=2.0, sd=1.0)
+    """
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return Spread(len(values), statistics.fmean(values), sd)
+
+
+def group(runs: Iterable[Run]) -> list[list[Run]]:
+    """Runs of equal scenarios and different seeds, together.
+
+    A seed that comes a second time (the same scenario was run again) opens another group. A run
+    without a readable scenario stays alone.
+    """
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        rest = {k: v for k, v in run.scenario.items() if k not in SEED_KEYS}
+        key = dumps(rest) if run.scenario else str(run.path)
+        repeat = 0
+        while any(run.seed == other.seed for other in groups.get((key, str(repeat)), [])):
+            repeat += 1
+        groups.setdefault((key, str(repeat)), []).append(run)
+    return list(groups.values())
+
+
+def labels(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """A distinct label for each group: its name, and where names repeat, what differs.
+
+    What still is not distinct (the same scenario, run again) is numbered.
+    """
+    texts = []
+    for members in groups:
+        name = members[0].name
+        alike = [flatten(g[0].scenario) for g in groups if g[0].name == name]
+        keys = [key for key in differing(alike) if key.split(".")[0] not in SEED_KEYS]
+        own = flatten(members[0].scenario)
+        details = ", ".join(f"{_short(key)}={_shown(own, key)}" for key in keys)
+        texts.append(f"{name} ({details})" if details else name)
+    repeated = {text for text, count in Counter(texts).items() if count > 1}
+    seen: Counter[str] = Counter()
+    for i, text in enumerate(texts):
+        if text in repeated:
+            seen[text] += 1
+            texts[i] = f"{text} #{seen[text]}"
+    return texts
+
+
+def _short(key: str) -> str:
+    """``strategy.server_momentum`` is ``server_momentum``; ``strategy.name`` is ``strategy``."""
+    parts = [part for part in key.split(".") if not part.isdigit()]
+    return parts[-2] if parts[-1] == "name" and len(parts) > 1 else parts[-1]
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one mapping with dotted keys.
+
+    >>> flatten({"codec": {"up": [{"name": "topk"}], "down": []}})
+    {'codec.up.0.name': 'topk', 'codec.down': []}
+    """
+    if isinstance(value, list) and value:
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping) or not value:
+        return {prefix: value} if prefix else {}
+    result = {}
+    for key, inner in value.items():
+        result.update(flatten(inner, f"{prefix}.{key}" if prefix else str(key)))
+    return result
+
+
+def differing(scenarios: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys of flat scenarios whose values are not the same everywhere, in order of appearance."""
+    keys = dict.fromkeys(key for scenario in scenarios for key in scenario)
+    return [key for key in keys if len({_shown(scenario, key) for scenario in scenarios}) > 1]
+
+
+def _shown(scenario: Mapping[str, Any], key: str) -> str:
+    value = scenario.get(key, DEFAULT)
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+FORMATS: dict[str, Callable[[float | None], str]] = {
+    "best": human_score,
+    "final": human_score,
+    "up_bytes": human_bytes,
+    "down_bytes": human_bytes,
+    "wall_s": human_time,
+}
+"""How each of ``NUMBERS`` is shown to people."""
+
+
+def human_spread(name: str, value: Spread | None) -> str:
+    """Mean and standard deviation of one of ``NUMBERS``.
+
+    >>> human_spread("best", Spread(3, 0.9, 0.01))
+    '0.9 ± 0.01'
+    """
+    if value is None:
+        return MISSING
+    mean = FORMATS[name](value.mean)
+    if value.sd is None:
+        return mean
+    score = name in ("best", "final") or not value.sd
+    sd = f"{value.sd:.2g}" if score else FORMATS[name](value.sd)
+    return f"{mean} ± {sd}"
+
+
+def to_json(compared: Table) -> str:
+    """The table as strict JSON with exact numbers."""
+    groups = [
+        {
+            "label": g.label,
+            "seeds": [row.seed for row in g.rows],
+            **{name: asdict(s) for name, s in g.spreads.items()},
+        }
+        for g in compared.groups
+    ]
+    record: Record = {
+        "schema_version": 1,
+        "options": list(compared.options),
+        "runs": [asdict(row) for row in compared.rows],
+        "groups": groups,
+    }
+    return dumps(record, indent=1)
+
+
+def print_table(compared: Table, console: Console | None = None) -> None:
+    """Print the runs, and below them the groups of several seeds, as rich tables."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = console or Console(width=None if sys.stdout.isatty() else 160)
+    console.print(_runs_table(compared))
+    for row in compared.rows:
+        if row.reason:
+            console.print(Text(f"{row.name}, seed {row.seed}: {row.reason}", style="red"))
+    if any(len(g.rows) > 1 for g in compared.groups):
+        console.print(_groups_table(compared))
+
+
+def columns(compared: Table) -> list[str]:
+    """Headings of the table of runs; ``cells`` has the values.
+
+    The metric is named in the heading when all runs share it.
+    """
+    metrics = {row.metric for row in compared.rows}
+    score = metrics.pop() if len(metrics) == 1 else "score"
+    head = ["run", "strategy", "codec", "seed", "rounds", f"best {score}", f"final {score}"]
+    return [*head, "up", "down", "wall time", "failed clients", "status", *compared.options]
+
+
+def cells(row: Row, named_metric: bool = False) -> list[Cell]:
+    """The cells of a row, for each of ``columns``; ``named_metric`` adds the metric's key."""
+    suffix = f" {row.metric}" if named_metric else ""
+    best = human_score(row.best) + (f" (round {row.best_round})" if row.best is not None else "")
+    return [
+        (row.name, row.name),
+        (row.strategy, row.strategy),
+        (row.codec, row.codec),
+        (str(row.seed), row.seed),
+        (MISSING if row.rounds is None else str(row.rounds), row.rounds),
+        (best + suffix, row.best),
+        (human_score(row.final), row.final),
+        *((FORMATS[name](getattr(row, name)), getattr(row, name)) for name in NUMBERS[2:]),
+        (MISSING if row.failed_clients is None else str(row.failed_clients), row.failed_clients),
+        (row.status, row.status),
+        *((value, _number(value)) for value in row.options.values()),
+    ]
+
+
+NUMBER_COLUMNS = ("seed", "rounds", "n", "up", "down", "wall time", "failed clients")
+GROUP_COLUMNS = ("over seeds", "n", "best", "final", "up", "down", "wall time", "status")
+GROUP_CAPTION = "mean ± sample standard deviation over n seeds"
+
+
+def group_cells(g: Group) -> list[Cell]:
+    """The same for a group, for each of ``GROUP_COLUMNS``."""
+    means = {name: value.mean for name, value in g.spreads.items()}
+    numbers = [(human_spread(name, g.spreads.get(name)), means.get(name)) for name in NUMBERS]
+    return [(g.label, g.label), (str(len(g.rows)), len(g.rows)), *numbers, (g.status, g.status)]
+
+
+def is_number(heading: str) -> bool:
+    """Whether a column holds numbers, to be set flush right."""
+    return heading in NUMBER_COLUMNS or heading.startswith(("best", "final"))
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+FOLDABLE = ("strategy", "codec", "seed", "rounds", "failed clients", "status")
+"""Columns that move to the caption when all runs agree."""
+
+
+def _runs_table(compared: Table) -> RichTable:
+    headings = columns(compared)
+    mixed = len({row.metric for row in compared.rows}) > 1
+    values = [[text for text, _ in cells(row, mixed)] for row in compared.rows]
+    common = {
+        heading: column[0]
+        for heading, column in zip(headings, zip(*values, strict=True), strict=True)
+        if heading in FOLDABLE and len(set(column)) == 1 and len(values) > 1
+    }
+    caption = "all runs: " + "; ".join(f"{k} {v}" for k, v in common.items()) if common else ""
+    keep = [i for i, heading in enumerate(headings) if heading not in common]
+    return _rich([headings[i] for i in keep], [[line[i] for i in keep] for line in values], caption)
+
+
+def _groups_table(compared: Table) -> RichTable:
+    lines = [[text for text, _ in group_cells(g)] for g in compared.groups]
+    return _rich(GROUP_COLUMNS, lines, GROUP_CAPTION)
+
+
+def _rich(headings: Sequence[str], lines: Sequence[Sequence[str]], caption: str) -> RichTable:
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    result = RichTable(box=box.SIMPLE_HEAD, caption=caption or None, caption_justify="left")
+    for heading in headings:
+        justify: Literal["left", "right"] = "right" if is_number(heading) else "left"
+        result.add_column(Text(heading), justify=justify, overflow="fold")
+    for line in lines:
+        result.add_row(*map(Text, line))
+    return result

@@ -1,0 +1,292 @@
+"""flwr-datasets' partitioners by name: find one, check its options, run it on rows.
+
+A partitioner's name is its class name in snake case (``DirichletPartitioner`` is ``dirichlet``) and
+its options are the class's own arguments, except ``num_partitions``, which is the scenario's
+``num_clients``.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim import registry
+from fedsim.errors import DataError, FedsimError, did_you_mean
+from fedsim.registry import Entry
+from fedsim.scenario import Plugin
+from fedsim.seeds import Seeds
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+KEY = ("data", "partitioner")
+CONVERT: dict[str, Callable[[Any], Any]] = {
+    "distribution_array": np.asarray,
+    "partition_id_to_size_fn": registry.import_object,
+}
+"""Options whose values are no YAML types: how they are made from what is written."""
+
+_log = logging.getLogger(__name__)
+
+
+@cache
+def _classes() -> dict[str, tuple[str, str]]:
+    """Class name and summary by snake-case name, read from the files: importing takes seconds."""
+    spec = importlib.util.find_spec("flwr_datasets")
+    assert spec is not None
+    assert spec.origin is not None
+    found = {}
+    for path in sorted((Path(spec.origin).parent / "partitioner").glob("*_partitioner.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Partitioner"):
+                summary = (ast.get_docstring(node) or "").split("\n", 1)[0]
+                found[path.stem.removesuffix("_partitioner")] = (node.name, summary)
+    return found
+
+
+@cache
+def available() -> dict[str, Entry]:
+    """The partitioners that split rows, by name."""
+    return {
+        name: Entry(name, summary)
+        for name, (_, summary) in _classes().items()
+        if not name.startswith("vertical")
+    }
+
+
+def find(name: str) -> type:
+    """The class behind a partitioner's name: snake case, the class name, or ``module:Class``.
+
+    Raises:
+        DataError: There is no such partitioner, or it splits columns instead of rows.
+    """
+    by_class = {class_name: snake for snake, (class_name, _) in _classes().items()}
+    snake = by_class.get(name, name)
+    if ":" not in name and snake not in _classes():
+        raise DataError(
+            f"there is no partitioner called '{name}'",
+            key=(*KEY, "name"),
+            hint=did_you_mean(name, available()),
+            allowed=f"Known: {', '.join(available())}; or module:Class",
+        )
+    if snake.startswith("vertical"):
+        raise _vertical(name)
+    from flwr_datasets import partitioner as package
+
+    target = _imported(name) if ":" in name else getattr(package, _classes()[snake][0])
+    if not (isinstance(target, type) and issubclass(target, package.Partitioner)):
+        raise DataError(
+            f"'{name}' is no subclass of flwr_datasets.partitioner.Partitioner",
+            key=(*KEY, "name"),
+        )
+    if issubclass(target, (package.VerticalEvenPartitioner, package.VerticalSizePartitioner)):
+        raise _vertical(name)
+    return target
+
+
+def _imported(name: str) -> Any:
+    try:
+        return registry.import_object(name)
+    except FedsimError as error:
+        error.key = (*KEY, "name")
+        raise
+
+
+def _vertical(name: str) -> DataError:
+    return DataError(
+        f"the partitioner '{name}' splits columns; here each client owns whole rows",
+        key=(*KEY, "name"),
+        allowed=f"Partitioners of rows: {', '.join(available())}",
+    )
+
+
+def check(plugin: Plugin) -> dict[str, Any]:
+    """Check the partitioner's name and options, without data.
+
+    Returns:
+        The options, converted to what the class takes.
+
+    Raises:
+        FedsimError: A DataError or PluginError with the key of the wrong value.
+    """
+    target = find(plugin.name)
+    if "num_partitions" in plugin.options:
+        raise DataError(
+            "'num_partitions' is not set here",
+            key=(*KEY, "num_partitions"),
+            hint="Set num_clients at the top level",
+        )
+    label = f"partitioner '{plugin.name}'"
+    try:
+        given = {k: CONVERT[k](v) if k in CONVERT else v for k, v in plugin.options.items()}
+        return registry.check_options(target, given, label, also_given=("num_partitions",))
+    except FedsimError as error:
+        error.key = (*KEY, *error.key)
+        raise
+    except ValueError as error:
+        raise DataError(f"options of {label}: {error}", key=KEY) from None
+
+
+def assign(
+    plugin: Plugin,
+    num_clients: int | None,
+    train: Dataset,
+    pool: NDArray[np.int64],
+    seeds: Seeds,
+) -> list[NDArray[np.int64]]:
+    """Give each client its rows of ``pool``.
+
+    Rows are shuffled first, as ``FederatedDataset`` does: several partitioners (``iid``, ``size``)
+    cut consecutive blocks. Both draws come from the streams ``partition``; a ``seed`` among the
+    options fixes both whatever the run's seed.
+
+    Returns:
+        Row numbers of ``train`` by client.
+    """
+    target, options = find(plugin.name), check(plugin)
+    _check_counts(plugin, target, options, num_clients, len(pool))
+    fixed = options.pop("seed", None)
+    seeds = seeds if fixed is None else Seeds(fixed)
+    order = seeds.numpy("partition", "order").permutation(pool)
+    if "seed" in registry.options(target):
+        options["seed"] = seeds.integer("partition") % 2**32 if fixed is None else fixed
+    if "num_partitions" in registry.options(target):
+        options["num_partitions"] = num_clients
+    table, values = _table(target, options, train, order)
+    with _readable(plugin, options, values):
+        parts = _run(target(**options), table, num_clients)
+    return [order[part] for part in parts]
+
+
+def _check_counts(
+    plugin: Plugin, target: type, options: dict[str, Any], num_clients: int | None, rows: int
+) -> None:
+    if num_clients is None and "num_partitions" in registry.options(target):
+        raise DataError(
+            f"the partitioner '{plugin.name}' needs num_clients at the top level", key=KEY
+        )
+    if num_clients is not None and num_clients > rows:
+        raise DataError(
+            f"there are {num_clients} clients but only {rows} training rows",
+            key=("num_clients",),
+            hint="Lower num_clients, or use more data",
+        )
+    least = registry.options(target).get("min_partition_size")
+    size = options.get("min_partition_size", least.default) if least else None
+    if size is not None and num_clients is not None and size * num_clients > rows:
+        raise DataError(
+            f"{num_clients} clients of at least {size} rows (min_partition_size) need "
+            f"{size * num_clients} training rows, and there are {rows}",
+            key=(*KEY, "min_partition_size"),
+            hint="Lower num_clients or min_partition_size",
+        )
+
+
+def _table(
+    target: type, options: dict[str, Any], train: Dataset, order: NDArray[np.int64]
+) -> tuple[Dataset, list[Any]]:
+    """The rows in ``order`` with what the partitioner needs, and what label codes mean."""
+    import pyarrow as pa
+
+    from fedsim.data import slim
+
+    column = options.get("partition_by")
+    if column is not None:
+        _check_column(train, column)
+    if not target.__module__.startswith("flwr_datasets."):  # may look at any column
+        return slim.build(train.select(order).with_format("arrow")[:], exact=True), []
+    if column is None:
+        return slim.build(pa.table({"position": np.arange(len(order))}), exact=False), []
+    values = _column(train, column).to_numpy()[order]
+    if "strictness" in registry.options(target):  # a real-valued column
+        return slim.build(pa.table({column: values}), exact=False), []
+    # Labels become 0, 1, ... in sorted order: some partitioners take no strings and no gaps.
+    labels, codes = np.unique(values, return_inverse=True)
+    return slim.build(pa.table({column: codes}), exact=False), labels.tolist()
+
+
+def _column(train: Dataset, column: str) -> Any:
+    return train.select_columns([column]).with_format("arrow")[:].column(column)
+
+
+def _check_column(train: Dataset, column: str) -> None:
+    import pyarrow as pa
+
+    key = (*KEY, "partition_by")
+    if column not in train.column_names:
+        raise DataError(
+            f"the data has no column '{column}'",
+            key=key,
+            hint=did_you_mean(column, train.column_names),
+            allowed=f"Columns: {', '.join(train.column_names)}",
+        )
+    values = _column(train, column)
+    if pa.types.is_nested(values.type) or isinstance(values.type, pa.ExtensionType):
+        raise DataError(f"the column '{column}' holds lists, not one value a row", key=key)
+    if values.null_count:
+        raise DataError(
+            f"the column '{column}' has {values.null_count} rows without a value",
+            key=key,
+            hint="Fill them in, or drop those rows",
+        )
+
+
+def _run(partitioner: Any, table: Dataset, num_clients: int | None) -> list[NDArray[np.int64]]:
+    from fedsim.data import slim
+
+    partitioner.dataset = table
+    count = partitioner.num_partitions
+    if num_clients is not None and count != num_clients:
+        raise DataError(
+            f"the partitioner makes {count} clients, but num_clients is {num_clients}",
+            key=("num_clients",),
+            hint=f"Leave num_clients out, or set it to {count}",
+        )
+    return [slim.row_numbers(partitioner.load_partition(i)) for i in range(count)]
+
+
+@contextlib.contextmanager
+def _readable(plugin: Plugin, options: dict[str, Any], labels: list[Any]) -> Iterator[None]:
+    """Errors of the partitioner as DataError, its warnings in the log, no progress bars."""
+    try:
+        with (
+            warnings.catch_warnings(record=True) as caught,
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("always")
+            yield
+    except FedsimError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"the partitioner '{plugin.name}' cannot split these rows: {text}",
+            key=KEY,
+            hint=_hint(options, labels),
+        ) from error
+    # The first words tell kinds apart; of repeated attempts only the last is worth a line.
+    said = {str(w.message)[:40]: str(w.message) for w in caught if w.category is UserWarning}
+    for message in said.values():
+        _log.warning("partitioner '%s': %s", plugin.name, message)
+
+
+def _hint(options: dict[str, Any], labels: list[Any]) -> str:
+    hints = []
+    if labels and labels != list(range(len(labels))):
+        shown = ", ".join(f"{i} = {label}" for i, label in enumerate(labels[:10]))
+        hints.append(f"Values of '{options['partition_by']}' are numbered in order: {shown}")
+    if "alpha" in options:
+        smaller = ", or a smaller min_partition_size" if "num_partitions" in options else ""
+        hints.append(f"Try a larger alpha, fewer clients{smaller}")
+    return "; ".join(hints)

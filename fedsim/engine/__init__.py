@@ -1,0 +1,1 @@
+"""How the work of a round is executed: grids, blocks, workers."""

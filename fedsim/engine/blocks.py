@@ -1,0 +1,91 @@
+"""What travels between the grid and its workers: blocks of clients, and their answers.
+
+A cohort is cut into fixed blocks by client index. The cut depends on the cohort alone, never on the
+number of workers, so that sums have one order and equal seeds give equal bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.arrays import Arrays
+
+BLOCKS_PER_ROUND = 16
+"""A cohort is cut into at most this many blocks: enough to balance eight workers."""
+
+ClientState = Any
+"""What a client keeps between participations: ``Arrays``, or Flower's ``RecordDict`` for apps."""
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """One encoded message content from the server, shared by the clients that receive it."""
+
+    key: str
+    payload: NDArray[np.uint8]
+    parts: Mapping[str, int]
+
+    @property
+    def num_bytes(self) -> int:
+        """Exact encoded length of what each client receives."""
+        return len(self.payload)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Clients that one call to a worker handles, one after the other.
+
+    Attributes:
+        reduce: Answer with the weighted mean of the block instead of one payload per client.
+    """
+
+    server_round: int
+    clients: tuple[int, ...]
+    states: tuple[ClientState | None, ...]
+    config: Mapping[str, Any]
+    reduce: bool
+
+
+@dataclass
+class Report:
+    """What happened to one client in one round."""
+
+    client: int
+    status: Literal["ok", "failed"] = "ok"
+    num_examples: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    up_bytes: int = 0
+    up_parts: dict[str, int] = field(default_factory=dict)
+    down_bytes: int = 0
+    wall_s: float = 0.0
+    error: str = ""
+
+
+@dataclass
+class BlockResult:
+    """A worker's answer to a block: reports and states in the order of its clients.
+
+    ``payloads`` holds the encoded updates of the clients that succeeded; with ``reduce`` it is
+    empty and ``mean`` is their weighted mean, decoded.
+    """
+
+    reports: list[Report]
+    states: list[ClientState | None]
+    payloads: list[bytes] = field(default_factory=list)
+    mean: Arrays | None = None
+    peak_bytes: int = 0
+
+
+def cut(items: Sequence[int]) -> list[Sequence[int]]:
+    """Cut a cohort into at most ``BLOCKS_PER_ROUND`` runs of equal length.
+
+    >>> [len(part) for part in cut(range(20))]
+    [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
+    """
+    size = -(-len(items) // BLOCKS_PER_ROUND) or 1
+    return [items[i : i + size] for i in range(0, len(items), size)]

@@ -1,0 +1,194 @@
+"""Read YAML files with their parents and overrides into one mapping that remembers its places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from fedsim.errors import Key, ScenarioError, did_you_mean
+
+SHIPPED = Path(__file__).parent / "scenarios"
+IDENTITY = ("name", "peft_type", "model_type")
+"""A section that names another of these than its parent replaces the parent's section."""
+
+
+@dataclass
+class Layer:
+    """Plain values and, for each key path, where it was written."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    places: dict[Key, str] = field(default_factory=dict)
+
+    def where(self, key: Iterable[str | int]) -> str:
+        """``file:line`` of the deepest known part of a key path."""
+        path = tuple(key)
+        while path and path not in self.places:
+            path = path[:-1]
+        return self.places.get(path, "")
+
+
+def find_scenario(path: str | Path) -> Path:
+    """The file of a scenario: a path, or the name of a shipped one.
+
+    Raises:
+        ScenarioError: There is no such file.
+    """
+    given = Path(path)
+    shipped = {str(p.relative_to(SHIPPED).with_suffix("")): p for p in shipped_scenarios()}
+    if given.is_file():
+        return given
+    if str(path) in shipped:
+        return shipped[str(path)]
+    raise ScenarioError(
+        "there is no such scenario file" if not given.is_dir() else "is a folder, not a file",
+        where=str(path),
+        hint=did_you_mean(given.stem, shipped),
+        allowed=f"Give a YAML file or a shipped scenario: {', '.join(sorted(shipped))}",
+    )
+
+
+def shipped_scenarios() -> list[Path]:
+    """The scenario files that come with fedsim, without the parents in ``base/``."""
+    return sorted(p for p in SHIPPED.glob("*.yaml"))
+
+
+def read(path: Path, overrides: Iterable[str] = ()) -> Layer:
+    """Read a scenario file, its parents and dotted overrides into one layer."""
+    layer = _read_file(path, ())
+    for override in overrides:
+        layer = merge(layer, _read_override(override))
+    return layer
+
+
+def merge(base: Layer, top: Layer) -> Layer:
+    """``top`` over ``base``: mappings merge, anything else is replaced.
+
+    >>> a, b = Layer({"s": {"name": "x", "k": 1}}), Layer({"s": {"name": "y"}})
+    >>> merge(a, b).values
+    {'s': {'name': 'y'}}
+    """
+    return Layer(_merged(base.values, top.values), {**base.places, **top.places})
+
+
+def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in top.items():
+        old = {"name": base[key]} if isinstance(base.get(key), str) else base.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and not _other(old, value):
+            value = _merged(old, value)
+        result[key] = value
+    return result
+
+
+def _other(base: Mapping[str, Any], top: Mapping[str, Any]) -> bool:
+    """Whether two sections describe different things, so that their options do not mix."""
+    return any(key in base and key in top and base[key] != top[key] for key in IDENTITY)
+
+
+def _read_file(path: Path, children: tuple[Path, ...]) -> Layer:
+    if path.resolve() in children:
+        raise ScenarioError(f"'extends' goes round in a circle through {path}", where=str(path))
+    try:
+        root = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ScenarioError(_yaml_problem(error), where=line) from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"is not YAML: {error}", where=str(path)) from None
+    except OSError as error:
+        raise ScenarioError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    if not isinstance(root, CommentedMap):
+        raise ScenarioError("a scenario is a mapping of keys to values", where=f"{path}:1")
+    layer = Layer()
+    layer.values = _plain(root, (), f"{path}", layer.places)
+    _resolve_paths(layer.values, path.parent)
+    return _with_parents(layer, path, (*children, path.resolve()))
+
+
+def _yaml_problem(error: MarkedYAMLError) -> str:
+    problem = " ".join((error.problem or error.context or "malformed").split())
+    return f"malformed YAML: {problem.split(' To suppress')[0]}"
+
+
+def _with_parents(layer: Layer, path: Path, children: tuple[Path, ...]) -> Layer:
+    extends = layer.values.pop("extends", [])
+    result = Layer()
+    for parent in [extends] if isinstance(extends, str) else extends:
+        target = path.parent / str(parent)
+        if not target.is_file():
+            target = SHIPPED / str(parent)
+        if not target.is_file():
+            raise ScenarioError(
+                f"'extends' names {parent}, which is neither beside this file nor shipped",
+                where=layer.where(("extends",)),
+            )
+        result = merge(result, _read_file(target, children))
+    return merge(result, layer)
+
+
+def _plain(node: Any, key: Key, file: str, places: dict[Key, str]) -> Any:
+    if isinstance(node, CommentedMap):
+        for name in node:
+            line = node.lc.data[name][0] + 1 if name in (node.lc.data or {}) else node.lc.line + 1
+            places[(*key, str(name))] = f"{file}:{line}"
+        return {str(k): _plain(v, (*key, str(k)), file, places) for k, v in node.items()}
+    if isinstance(node, CommentedSeq):
+        for i in range(len(node)):
+            places[(*key, i)] = f"{file}:{node.lc.item(i)[0] + 1}"
+        return [_plain(v, (*key, i), file, places) for i, v in enumerate(node)]
+    if isinstance(node, bool) or node is None:
+        return node
+    for kind in (str, int, float):
+        if isinstance(node, kind):
+            return kind(node)
+    return str(node)  # dates and other YAML types
+
+
+def _read_override(text: str) -> Layer:
+    name, equals, value = text.partition("=")
+    place = f"override '{text}'"
+    if not equals or not name.strip():
+        raise ScenarioError("an override is written key=value or a.b=value", where=place)
+    try:
+        node = YAML(typ="rt").load(value) if value.strip() else None
+    except YAMLError:
+        raise ScenarioError("the value is not YAML", where=place, hint="Quote it?") from None
+    key = tuple(name.strip().split("."))
+    layer = Layer(places={key[: i + 1]: place for i in range(len(key))})
+    nested = _plain(node, key, "", {})
+    for part in reversed(key):
+        nested = {part: nested}
+    layer.values = nested
+    _resolve_paths(layer.values, Path())
+    return layer
+
+
+def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
+    """Make relative data paths absolute: beside the scenario file, else the current folder."""
+    data, model = values.get("data"), values.get("model")
+    if isinstance(data, dict):
+        for key in ("data_files", "data_dir"):
+            if key in data:
+                data[key] = _resolved(data[key], folder)
+    if isinstance(model, dict) and str(model.get("name", "")).startswith(("./", "../", "~")):
+        model["name"] = _resolved(model["name"], folder)
+
+
+def _resolved(value: Any, folder: Path) -> Any:
+    if isinstance(value, dict):
+        return {k: _resolved(v, folder) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_resolved(v, folder) for v in value]
+    if not isinstance(value, str) or "://" in value:
+        return value
+    path = Path(value).expanduser()
+    beside = folder / path
+    found = beside if any(folder.glob(value) if not path.is_absolute() else [beside]) else path
+    return str(found.absolute())

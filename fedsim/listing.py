@@ -1,0 +1,151 @@
+"""What the commands ``list`` and ``show`` print; reads files, imports no plug-in to list it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import json as json_module
+from collections.abc import Callable
+from pathlib import Path
+
+from fedsim import layers, registry
+from fedsim.errors import PluginError, did_you_mean
+from fedsim.registry import Entry
+
+Entries = dict[str, Entry]
+
+
+def scenarios() -> Entries:
+    """Shipped scenarios with the first line of their comment."""
+    found = {}
+    for path in layers.shipped_scenarios():
+        first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+        found[path.stem] = Entry(path.stem, first.lstrip("# "))
+    return found
+
+
+def flower_strategies() -> Entries:
+    """The strategies of ``flwr.serverapp.strategy``, read from the installed source."""
+    folder = _package("flwr") / "serverapp" / "strategy"
+    found = {}
+    for path in sorted(folder.glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and path.stem not in ("result", "strategy", "fedopt"):
+                name = f"flwr.serverapp.strategy:{node.name}"
+                found[name] = Entry(name, (ast.get_docstring(node) or "").split("\n", 1)[0])
+    return found
+
+
+def partitioners() -> Entries:
+    """The partitioners of flwr-datasets."""
+    from fedsim.data import partition
+
+    return partition.available()
+
+
+def peft_types() -> Entries:
+    """The adapter types of peft, with what averaging their parameters means."""
+    from fedsim.models import catalogue
+
+    return {
+        name: Entry(name, f"averaging parameters is {catalogue.describe({'peft_type': name}).word}")
+        for name in catalogue.all_types()
+    }
+
+
+KINDS: dict[str, Callable[[], Entries]] = {
+    "scenarios": scenarios,
+    "strategies": lambda: {**registry.available("strategies"), **flower_strategies()},
+    "clients": lambda: registry.available("clients"),
+    "codecs": lambda: registry.available("codecs"),
+    "tasks": lambda: registry.available("tasks"),
+    "partitioners": partitioners,
+    "peft": peft_types,
+}
+
+
+def print_list(kind: str | None, json: bool) -> None:
+    """Print one kind, or all of them."""
+    if kind is not None and kind not in KINDS:
+        raise PluginError(
+            f"there is no kind '{kind}'",
+            hint=did_you_mean(kind, KINDS),
+            allowed=f"Kinds: {', '.join(KINDS)}",
+        )
+    chosen = {k: KINDS[k]() for k in ([kind] if kind else KINDS)}
+    if json:
+        plain = {k: {e.name: e.summary for e in entries.values()} for k, entries in chosen.items()}
+        print(json_module.dumps(plain, indent=1))
+        return
+    for title, entries in chosen.items():
+        print(f"{title}:")
+        width = max(map(len, entries), default=0)
+        for entry in entries.values():
+            print(f"  {entry.name:<{width}}  {entry.summary}")
+
+
+def show(name: str) -> None:
+    """Print the card of ``name`` or ``kind:name``.
+
+    Raises:
+        PluginError: Nothing of that name is known.
+    """
+    kind, _, rest = name.partition(":")
+    aliases = {"strategy": "strategies", "partitioner": "partitioners", "scenario": "scenarios"}
+    kind = aliases.get(kind, kind if kind in KINDS else f"{kind}s")
+    if not rest or kind not in KINDS:
+        kind, rest = _kind_of(name), name
+    if kind == "scenarios":
+        print(layers.find_scenario(rest).read_text(encoding="utf-8"), end="")
+    elif kind == "peft":
+        from fedsim.models import catalogue
+
+        print(catalogue.card(rest))
+    elif kind == "partitioners":
+        from fedsim.data import partition
+
+        _print_card(partition.find(rest))
+    else:
+        _print_card(registry.find(kind, rest))
+
+
+def _kind_of(name: str) -> str:
+    kinds = [kind for kind, entries in KINDS.items() if name in entries()]
+    if kinds:
+        return kinds[0]
+    if ":" in name:
+        return "strategies"
+    known = [entry for entries in KINDS.values() for entry in entries()]
+    raise PluginError(
+        f"nothing is called '{name}'",
+        hint=did_you_mean(name, known),
+        allowed="See `fedsim list`",
+    )
+
+
+def _print_card(target: Callable[..., object]) -> None:
+    module = inspect.getmodule(target)
+    own = module is not None and module.__name__.startswith("fedsim.")
+    print(inspect.cleandoc((module.__doc__ if own and module else target.__doc__) or ""))
+    if own:
+        print("\n" + inspect.cleandoc(target.__doc__ or ""))
+    print("\nOptions:")
+    for option in registry.options(target).values():
+        default = "required" if option.required else f"default {option.default!r}"
+        print(f"  {option.name}: {_type_name(option.annotation)}  ({default})")
+    for fact in ("sends", "accepts", "additive", "needs_state"):
+        if hasattr(target, fact):
+            print(f"{fact}: {getattr(target, fact)}")
+
+
+def _type_name(annotation: object) -> str:
+    text = inspect.formatannotation(annotation).replace("typing.", "").replace("Annotated", "")
+    return text.split(", Field", 1)[0].strip("[]") if text.startswith("[") else text
+
+
+def _package(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0])

@@ -1,0 +1,1 @@
+"""Networks, tokenizers, adapters and the warm start."""

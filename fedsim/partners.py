@@ -1,0 +1,75 @@
+"""Check the plug-ins of a scenario: do they exist, do their options fit, do they fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fedsim import registry
+from fedsim.errors import FedsimError, PluginError
+
+if TYPE_CHECKING:
+    from fedsim.scenario import Scenario
+
+ENGINE_SUPPLIED = {
+    "fraction_train": "set clients_per_round or fraction_train at the top level",
+    "fraction_evaluate": "set evaluate.fraction_evaluate",
+    "min_train_nodes": "set clients_per_round at the top level",
+    "min_evaluate_nodes": "set evaluate.fraction_evaluate",
+    "min_available_nodes": "set num_clients",
+}
+"""Arguments of Flower strategies that the scenario's own keys decide."""
+
+
+def check(scenario: Scenario) -> None:
+    """Check every plug-in section; errors carry the key of the offending value.
+
+    Raises:
+        PluginError: An unknown plug-in, a wrong option, or partners that do not fit.
+    """
+    strategy = _check_section("strategies", scenario.strategy.section, ("strategy",))
+    client = _check_section("clients", scenario.client.section, ("client",))
+    _check_section("tasks", scenario.task.section, ("task",))
+    for direction in ("up", "down"):
+        for i, codec in enumerate(getattr(scenario.codec, direction)):
+            _check_section("codecs", codec.section, ("codec", direction, i))
+    _check_kinds(client, strategy, scenario)
+
+
+def _check_section(kind: str, section: Mapping[str, Any], key: tuple[str | int, ...]) -> Any:
+    given = {k: v for k, v in section.items() if k != "name"}
+    try:
+        target = registry.find(kind, section["name"])
+        for option, advice in ENGINE_SUPPLIED.items():
+            if kind == "strategies" and option in given:
+                raise PluginError(f"'{option}' is not set here", key=(option,), hint=advice)
+        nested = {k: v for k, v in given.items() if isinstance(v, Mapping) and "name" in v}
+        for name, inner in nested.items():
+            _check_section(kind, inner, (*key, name))
+        if callable(target):
+            plain = {k: v for k, v in given.items() if k not in nested}
+            label = f"{registry.kind_label(kind)} '{section['name']}'"
+            registry.check_options(target, plain, label, also_given=nested)
+        return target
+    except FedsimError as error:
+        if not error.key or error.key[: len(key)] != key:
+            error.key = (*key, *error.key)
+        raise
+
+
+def _check_kinds(client: Any, strategy: Any, scenario: Scenario) -> None:
+    sends = getattr(client, "sends", "delta")
+    accepts = getattr(strategy, "accepts", ("delta",))
+    if sends in accepts:
+        return
+    fitting = [
+        name
+        for name in registry.available("strategies")
+        if sends in registry.find("strategies", name).accepts
+    ]
+    raise PluginError(
+        f"client '{scenario.client.name}' sends {sends}, but strategy "
+        f"'{scenario.strategy.name}' accepts {', '.join(accepts)}",
+        key=("strategy",),
+        allowed=f"Strategies that fit: {', '.join(fitting) or 'none'}",
+    )

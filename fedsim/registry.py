@@ -1,0 +1,229 @@
+"""Find plug-ins by name, describe their options, build them.
+
+A plug-in's name is a file of its kind's package (``fedavgm`` is ``strategies/fedavgm.py``), an
+entry point of the group ``fedsim.<kind>``, or ``module:attribute`` anywhere on the path.
+Nothing here imports a plug-in before it is asked for.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, cast, get_type_hints
+
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+from fedsim.errors import PluginError, did_you_mean
+
+KINDS = ("strategies", "clients", "codecs", "tasks")
+"""Kinds of plug-in; each is a package ``fedsim.<kind>`` and an entry-point group."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One available plug-in: its name and the first line of its documentation."""
+
+    name: str
+    summary: str
+
+
+@cache
+def available(kind: str) -> dict[str, Entry]:
+    """The plug-ins of a kind by name, read from the files without importing them."""
+    found = {}
+    for path in sorted(_folder(kind).glob("*.py")):
+        if not path.stem.startswith("_"):
+            doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            found[path.stem] = Entry(path.stem, doc.split("\n", 1)[0])
+    for point in entry_points(group=f"fedsim.{kind}"):
+        found[point.name] = Entry(point.name, f"from {point.value}")
+    return found
+
+
+def _folder(kind: str) -> Path:
+    return Path(__file__).parent / kind
+
+
+def find(kind: str, name: str) -> Any:
+    """The object behind a plug-in name: a class, a function, or an instance.
+
+    Raises:
+        PluginError: No such plug-in, or it cannot be imported.
+    """
+    if ":" in name:
+        return import_object(name)
+    for point in entry_points(group=f"fedsim.{kind}"):
+        if point.name == name:
+            return import_object(point.value)
+    if name not in available(kind):
+        raise PluginError(
+            f"there is no {kind[:-1] if kind != 'strategies' else 'strategy'} called '{name}'",
+            key=("name",),
+            hint=did_you_mean(name, available(kind)),
+            allowed=f"Known: {', '.join(available(kind))}; or module:Class",
+        )
+    return _plugin_class(f"fedsim.{kind}.{name}")
+
+
+def import_object(target: str) -> Any:
+    """Import ``module:attribute``.
+
+    Raises:
+        PluginError: The module or the attribute does not exist, or importing it raised.
+    """
+    module_name, _, attribute = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise PluginError(
+            f"cannot import '{module_name}': {type(error).__name__}: {error}",
+            hint="Is the module installed, or does its file lie in the current folder?",
+        ) from error
+    if not hasattr(module, attribute):
+        raise PluginError(
+            f"module '{module_name}' has no '{attribute}'",
+            hint=did_you_mean(attribute, dir(module)),
+        )
+    return getattr(module, attribute)
+
+
+def _plugin_class(module_name: str) -> type:
+    module = importlib.import_module(module_name)
+    own = [
+        member
+        for member in vars(module).values()
+        if inspect.isclass(member)
+        and member.__module__ == module_name
+        and not member.__name__.startswith("_")
+        and not inspect.isabstract(member)
+        and getattr(member, "is_plugin", False)
+    ]
+    if len(own) != 1:
+        raise PluginError(
+            f"{module_name} defines {len(own)} plug-in classes; exactly one is needed"
+        )
+    return cast(type, own[0])
+
+
+@dataclass(frozen=True)
+class Option:
+    """One constructor argument of a plug-in."""
+
+    name: str
+    annotation: Any
+    default: Any
+    required: bool
+
+
+def options(target: Callable[..., Any]) -> dict[str, Option]:
+    """The named arguments that a plug-in's constructor (or a factory function) takes."""
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        hints = get_type_hints(function, include_extras=True)
+    except NameError:  # names imported for type checkers only
+        hints = {}
+    result = {}
+    for name, parameter in inspect.signature(target).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        required = parameter.default is parameter.empty
+        default = None if required else parameter.default
+        result[name] = Option(name, hints.get(name, Any), default, required)
+    return result
+
+
+def check_options(
+    target: Callable[..., Any],
+    given: Mapping[str, Any],
+    label: str,
+    also_given: Container[str] = (),
+) -> dict[str, Any]:
+    """Check names, types and ranges of options against a constructor's signature.
+
+    Args:
+        target: Class or function to be called with the options.
+        given: Option values, as read from YAML.
+        label: How to call the plug-in in messages, such as ``strategy 'fedavgm'``.
+        also_given: Names of options that are given but not checked here.
+
+    Returns:
+        The options, converted to the annotated types.
+
+    Raises:
+        PluginError: An option is unknown, missing, of the wrong type or out of range; ``key``
+            names it.
+    """
+    known = options(target)
+    for name in given:
+        if name not in known:
+            raise PluginError(
+                f"unknown option '{name}' of {label}",
+                key=(name,),
+                hint=did_you_mean(name, known),
+                allowed=f"Options: {', '.join(known) or 'none'}",
+            )
+    for name, option in known.items():
+        if option.required and name not in given and name not in also_given:
+            raise PluginError(
+                f"{label} needs the option '{name}'", allowed=f"Options: {', '.join(known)}"
+            )
+    return {name: _convert(known[name], value, label) for name, value in given.items()}
+
+
+def _convert(option: Option, value: Any, label: str) -> Any:
+    try:
+        return _adapter(option.annotation).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise PluginError(
+            f"option '{option.name}' of {label}: {_plain(first['msg'])}, not {first['input']!r}",
+            key=(option.name, *first["loc"]),
+        ) from None
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:  # a pydantic model or dataclass brings its own configuration
+        return TypeAdapter(annotation)
+
+
+def _plain(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
+
+def build(kind: str, section: Mapping[str, Any], **extra: Any) -> Any:
+    """Build the plug-in that a scenario section describes.
+
+    Args:
+        kind: One of ``KINDS``.
+        section: Mapping with ``name`` and the constructor's arguments. An argument that is itself
+            a mapping with ``name`` (a strategy inside a wrapper) is built first.
+        **extra: Arguments that the engine supplies where the innermost constructor takes them.
+
+    Returns:
+        The instance; an object that is no class (a Flower ``ClientApp``) is returned as it is.
+    """
+    given = dict(section)
+    name = given.pop("name")
+    target = find(kind, name)
+    if not callable(target) or not (inspect.isclass(target) or inspect.isfunction(target)):
+        return target
+    nested = {k: v for k, v in given.items() if isinstance(v, Mapping) and "name" in v}
+    inner = {k: build(kind, v, **extra) for k, v in nested.items()}
+    checked = check_options(target, {**given, **inner}, f"{kind_label(kind)} '{name}'")
+    known = options(target)
+    supplied = {} if nested else {k: v for k, v in extra.items() if k in known and k not in given}
+    return target(**checked, **supplied)
+
+
+def kind_label(kind: str) -> str:
+    """Singular word for a kind: ``strategies`` is ``strategy``."""
+    return {"strategies": "strategy"}.get(kind, kind.removesuffix("s"))

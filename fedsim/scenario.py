@@ -1,0 +1,316 @@
+"""Scenario files: what a run is made of, as frozen data.
+
+``load`` reads YAML once: parents (``extends:``), then the file, then dotted overrides; local keys
+win. The merged mapping is checked by the models below, and each error names file and line. A
+section with ``name:`` is a plug-in whose other keys are its constructor's arguments; naming another
+plug-in than the parent's drops the parent's options of that section.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+from ruamel.yaml import YAML
+
+from fedsim import layers, partners
+from fedsim.errors import FedsimError, Key, ScenarioError, did_you_mean
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+OpenFraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Section(BaseModel):
+    """A part of the scenario with a fixed set of keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Plugin(BaseModel):
+    """A plug-in: ``name`` and its constructor's arguments. A plain string is short for a name."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return dict(self.model_extra or {})
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """Name and options in one mapping, as ``registry.build`` takes it."""
+        return {"name": self.name, **self.options}
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+NamedPlugin = Annotated[Plugin, BeforeValidator(_named)]
+
+
+def _chain(value: Any) -> Any:
+    return [] if value in (None, "none") else value if isinstance(value, list) else [value]
+
+
+Chain = Annotated[tuple[NamedPlugin, ...], BeforeValidator(_chain)]
+
+
+class TokenizerSection(Section):
+    """Where token ids come from.
+
+    ``name`` is a Hub id or a folder; without it, a byte-level BPE of ``vocab_size`` entries is
+    trained on the task's training text.
+    """
+
+    name: str | None = None
+    vocab_size: PositiveInt = 1024
+
+
+class WarmStartSection(Section):
+    """Training on the server before round 1, on a public part that no client owns.
+
+    ``fraction`` of the training rows becomes public; all parameters are trained on it. The result
+    is cached by content hash in the user's cache directory.
+    """
+
+    fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    epochs: PositiveInt = 5
+    batch_size: PositiveInt = 32
+    optimizer: str = "AdamW"
+    learning_rate: PositiveFloat = 1e-3
+
+
+class ModelSection(Section):
+    """The network and which of its parameters are trained.
+
+    Exactly one of ``name`` (Hub id, local folder, or ``module:function``) and ``config`` (the
+    arguments of a transformers configuration, with ``model_type``; random weights).
+    """
+
+    name: str | None = None
+    config: dict[str, Any] | None = None
+    options: dict[str, Any] = {}
+    """Arguments for ``module:function``."""
+    how_to_get: str = ""
+    """Shown when the model cannot be found."""
+    tokenizer: TokenizerSection | None = None
+    peft: dict[str, Any] | None = None
+    """``peft_type`` and that configuration's own options; none trains all parameters."""
+    trainable: tuple[str, ...] = ()
+    """Patterns (``fnmatch``) of parameters to train instead of all; only with ``peft: none``."""
+    warm_start: WarmStartSection | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _peft_none(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("peft") == "none":
+            return {**values, "peft": None}
+        return values
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.name is None) == (self.config is None):
+            raise ValueError("give exactly one of 'name' and 'config'")
+        if self.peft is not None and "peft_type" not in self.peft:
+            raise ValueError("peft needs 'peft_type' (for example LORA), or say 'peft: none'")
+        if self.peft is not None and self.trainable:
+            raise ValueError("'trainable' goes with 'peft: none'; peft types choose by themselves")
+        return self
+
+
+class DataSection(Section):
+    """Rows and who owns them; names as in ``datasets.load_dataset`` and flwr-datasets."""
+
+    path: str
+    """Hub id, ``csv | json | parquet | text`` with data_files, ``idx`` (MNIST format),
+    ``sklearn:<set>``, or ``module:function``."""
+    name: str | None = None
+    """Configuration of a Hub data set."""
+    data_dir: str | None = None
+    data_files: str | dict[str, str | list[str]] | None = None
+    revision: str | None = None
+    options: dict[str, Any] = {}
+    """Arguments for ``module:function``."""
+    how_to_get: str = ""
+    """Shown when a file is missing."""
+    train_split: str = "train"
+    test_split: str = "test"
+    test_fraction: OpenFraction = 0.2
+    """Held out as global test set when the data has no ``test_split``."""
+    client_test_fraction: OpenFraction = 0.0
+    """Part of each client's rows kept for its own test."""
+    partitioner: NamedPlugin = Plugin(name="iid")
+
+
+class CodecSection(Section):
+    """How updates are packed, in each direction."""
+
+    up: Chain = ()
+    down: Chain = ()
+
+
+class EvaluateSection(Section):
+    """When the model is tested."""
+
+    every: PositiveInt = 1
+    """Rounds between tests on the global test set; the first and the last round are tested."""
+    personal: bool = False
+    """Also test on clients' own test splits (needs ``data.client_test_fraction``)."""
+    fraction_evaluate: Fraction = 1.0
+    """Share of clients asked when ``personal`` is on."""
+    batch_size: PositiveInt = 64
+
+
+class EngineSection(Section):
+    """Where and how the work is executed; no value here changes a result."""
+
+    backend: Literal["ray", "inline"] = "ray"
+    workers: PositiveInt | Literal["auto"] = "auto"
+    address: str = "local"
+    """``local`` starts Ray on this machine only; another address joins a running cluster."""
+    threads_per_worker: PositiveInt = 1
+
+
+class Scenario(Section):
+    """One study: everything that decides the result of a run."""
+
+    name: str = "run"
+    seed: NonNegativeInt = 0
+    seeds: tuple[NonNegativeInt, ...] = ()
+    """Repeat the run with each of these seeds."""
+    num_rounds: PositiveInt
+    num_clients: PositiveInt | None = None
+    """May be left out where the partitioner fixes the number (natural splits)."""
+    clients_per_round: PositiveInt | None = None
+    fraction_train: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    max_failed_fraction: Fraction = 0.5
+    """The run stops (exit code 3) when more than this share of a round's clients failed."""
+    task: NamedPlugin
+    model: ModelSection
+    data: DataSection
+    client: NamedPlugin = Plugin(name="sgd")
+    mods: tuple[str, ...] = ()
+    """Flower client mods around training, outermost first: ``flwr.clientapp.mod:...``."""
+    strategy: NamedPlugin = Plugin(name="fedavg")
+    codec: CodecSection = CodecSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    engine: EngineSection = EngineSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.clients_per_round and self.fraction_train:
+            raise ValueError("give clients_per_round or fraction_train, never both")
+        if self.num_clients and (self.clients_per_round or 0) > self.num_clients:
+            raise ValueError(
+                f"clients_per_round ({self.clients_per_round}) is more than "
+                f"num_clients ({self.num_clients})"
+            )
+        if self.evaluate.personal and not self.data.client_test_fraction:
+            raise ValueError("evaluate.personal needs data.client_test_fraction above 0")
+        return self
+
+    _places: dict[Key, str] = PrivateAttr(default_factory=dict)
+
+    def where(self, key: Iterable[str | int]) -> str:
+        """``file:line`` of a key, for errors found after loading."""
+        return layers.Layer(places=self._places).where(key)
+
+    def cohort_size(self, num_clients: int) -> int:
+        """Clients per round out of ``num_clients``; all of them when the scenario names neither."""
+        if self.clients_per_round:
+            return min(self.clients_per_round, num_clients)
+        return max(1, round((self.fraction_train or 1.0) * num_clients))
+
+    def to_yaml(self) -> str:
+        """The scenario as YAML; loading it gives an equal scenario."""
+        stream = io.StringIO()
+        _writer().dump(self.model_dump(mode="json", exclude_unset=True), stream)
+        return stream.getvalue()
+
+    def digest(self) -> str:
+        """Eight hex digits that identify the scenario."""
+        return hashlib.blake2b(self.to_yaml().encode(), digest_size=4).hexdigest()
+
+
+def _writer() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.width = 100
+    return yaml
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Scenario:
+    """Read a scenario file with its parents and overrides, and check it.
+
+    Plug-in options are checked against their constructors, and client and strategy against each
+    other; data and model are not touched.
+
+    Args:
+        path: A YAML file, or the name of a shipped scenario (``quickstart``).
+        overrides: ``a.b=value`` strings; the value is YAML.
+
+    Raises:
+        ScenarioError: Anything wrong, with file and line.
+    """
+    file = layers.find_scenario(path)
+    layer = layers.read(file, overrides)
+    layer.values.setdefault("name", file.stem)
+    try:
+        scenario = Scenario.model_validate(layer.values)
+        partners.check(scenario)
+    except ValidationError as error:
+        raise _readable(error, layer, file) from None
+    except FedsimError as error:
+        raise error.at(layer.where(error.key) or str(file)) from None
+    scenario._places.update(layer.places)
+    return scenario
+
+
+def _readable(error: ValidationError, layer: layers.Layer, file: Path) -> ScenarioError:
+    first = error.errors()[0]
+    key = tuple(first["loc"])
+    where = layer.where(key) or str(file)
+    name = ".".join(map(str, key))
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(key[:-1])
+        place = f" in '{'.'.join(map(str, key[:-1]))}'" if key[:-1] else ""
+        return ScenarioError(
+            f"unknown key '{key[-1]}'{place}",
+            where=where,
+            hint=did_you_mean(str(key[-1]), known),
+            allowed=f"Keys: {', '.join(known)}",
+        )
+    if first["type"] == "missing":
+        return ScenarioError(f"the key '{name}' is missing", where=where)
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    shown = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
+    return ScenarioError(f"{name}: {message}{shown}" if name else message, where=where)
+
+
+def _fields_at(key: Key) -> list[str]:
+    model: type[BaseModel] = Scenario
+    for part in key:
+        annotation = model.model_fields[str(part)].annotation
+        inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type)]
+        model = next((a for a in inner if issubclass(a, BaseModel)), model)
+    return list(model.model_fields)

@@ -1,0 +1,294 @@
+"""The main path: one scenario becomes one run.
+
+    scenario -> split -> grid of workers -> strategy -> rounds -> run folder
+
+The round loop is ours over Flower's strategy methods (``Strategy.start`` can neither resume nor
+stop early); a test shows that both give the same weights.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp.strategy import Strategy
+
+from fedsim import records, registry
+from fedsim.arrays import sha256
+from fedsim.data import partition
+from fedsim.engine.blocks import Report
+from fedsim.engine.grid import WorkerGrid
+from fedsim.engine.worker import Recipe
+from fedsim.errors import RunError
+from fedsim.ledger import Ledger
+from fedsim.models import catalogue
+from fedsim.progress import Reporter
+from fedsim.records import Record
+from fedsim.results import Run, RunFolder
+from fedsim.scenario import Scenario
+from fedsim.seeds import Seeds
+from fedsim.strategy import (
+    DeltaStrategy,
+    check_stock,
+    is_additive,
+    sampling_arguments,
+    to_arrays,
+    to_record,
+)
+from fedsim.units import human_bytes
+
+log = logging.getLogger("fedsim")
+
+
+def run(
+    scenario: Scenario,
+    *,
+    out: Path = Path("runs"),
+    source: Path | None = None,
+    reporter: Reporter | None = None,
+) -> Run:
+    """Run a scenario with its one seed and write the run folder.
+
+    Args:
+        scenario: What to run; ``scenario.seeds`` is the caller's business.
+        out: Parent of run folders.
+        source: The scenario file, copied into the folder.
+        reporter: Shows progress; silent by default.
+
+    Returns:
+        The finished run folder.
+
+    Raises:
+        FedsimError: The run could not start or finish. Once the folder exists, it holds all
+            rounds so far, the reason, and a summary.
+    """
+    reporter = reporter or Reporter()
+    split = partition.make(scenario, scenario.seed)
+    folder = RunFolder.create(out, scenario, source)
+    simulation = Simulation(scenario, split.ownership, folder, reporter)
+    with recording(folder, reporter):
+        try:
+            simulation.run()
+        except BaseException as error:
+            simulation.finish(error)
+            raise
+        finally:
+            reporter.stop()
+    simulation.finish(None)
+    return Run.open(folder.path)
+
+
+class Simulation:
+    """The rounds of one run and everything they write."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        ownership: partition.Ownership,
+        folder: RunFolder,
+        reporter: Reporter,
+    ) -> None:
+        self.scenario, self.folder, self.reporter = scenario, folder, reporter
+        self.recipe = Recipe(scenario, ownership, scenario.seed)
+        self.seeds = Seeds(scenario.seed)
+        self.ledger = Ledger()
+        self.records: list[Record] = []
+        self.key_metric = ("eval/loss", "min")
+        self.weights_sha256: str | None = None
+
+    def run(self) -> None:
+        """All rounds, from building the workers to the last test."""
+        scenario = self.scenario
+        self.reporter.start(f"{scenario.name}: writing {self.folder.path}", scenario.num_rounds)
+        if warning := catalogue.averaging_warning(scenario.model.peft or {}):
+            log.warning(warning)
+        with open_grid(self.recipe, self.reporter) as grid:
+            name, mode = grid.facts["key_metric"]
+            self.key_metric = (f"eval/{name}", mode)
+            self.reporter.message(describe(grid))
+            strategy = build_strategy(scenario, grid.num_clients)
+            connect(grid, strategy)
+            arrays = to_record(grid.facts["arrays"])
+            self.write({"round": 0}, grid, arrays, time.perf_counter())
+            for server_round in range(1, scenario.num_rounds + 1):
+                start = time.perf_counter()
+                arrays, record = self.round(server_round, strategy, grid, arrays)
+                self.write(record, grid, arrays, start)
+
+    def round(
+        self, server_round: int, strategy: Strategy, grid: WorkerGrid, arrays: ArrayRecord
+    ) -> tuple[ArrayRecord, Record]:
+        """One round of training, and of clients' own tests when asked for."""
+        # Stock strategies sample clients and draw noise from Python's and NumPy's generators.
+        self.seeds.seed_globals("strategy", server_round, with_torch=False)
+        messages = list(strategy.configure_train(server_round, arrays, ConfigRecord(), grid))
+        self.reporter.round_begins(server_round, len(messages))
+        replies = grid.send_and_receive(messages)
+        aggregated, metrics = strategy.aggregate_train(server_round, replies)
+        record = self.account(server_round, grid.take_reports())
+        record |= _prefixed("train/", metrics, remove="train_")
+        arrays = arrays if aggregated is None else aggregated
+        if self.scenario.evaluate.personal and self.is_tested(server_round):
+            asked = strategy.configure_evaluate(server_round, arrays, ConfigRecord(), grid)
+            answers = grid.send_and_receive(list(asked))
+            scores = strategy.aggregate_evaluate(server_round, answers)
+            record |= _prefixed("personal/", scores)
+            self.folder.add_clients([_row(server_round, r) for r in grid.take_reports()])
+        return arrays, record
+
+    def account(self, server_round: int, reports: list[Report]) -> Record:
+        """Write the clients' rows, add up bytes and counts, and stop a run that fails too much."""
+        self.folder.add_clients([_row(server_round, r) for r in reports])
+        failed = sum(r.status == "failed" for r in reports)
+        record: Record = {
+            "round": server_round,
+            **self.ledger.add(reports),
+            "clients/selected": len(reports),
+            "clients/completed": len(reports) - failed,
+            "clients/failed": failed,
+        }
+        if reports and failed / len(reports) > self.scenario.max_failed_fraction:
+            self.records.append(record)
+            self.folder.add_round(record)
+            reason = next(r.error for r in reports if r.error)
+            raise RunError(
+                f"{failed} of {len(reports)} clients failed in round {server_round}, more than "
+                f"max_failed_fraction = {self.scenario.max_failed_fraction}; the first: {reason}"
+            )
+        return record
+
+    def write(self, record: Record, grid: WorkerGrid, arrays: ArrayRecord, start: float) -> None:
+        """Test the weights when it is due and write the round."""
+        server_round = record["round"]
+        weights = to_arrays(arrays)
+        if self.is_tested(server_round):
+            record |= _prefixed("eval/", grid.test(weights))
+        if server_round == self.scenario.num_rounds:
+            record |= _prefixed("eval/", grid.final_metrics(weights))
+        self.weights_sha256 = sha256(weights)
+        record["time/wall_s"] = round(time.perf_counter() - start, 4)
+        record["mem/peak_bytes"] = grid.peak_bytes
+        self.records.append(record)
+        self.folder.add_round(record)
+        self.reporter.round_done(record)
+
+    def is_tested(self, server_round: int) -> bool:
+        """Whether this round ends with a test: every so often, and the first and the last."""
+        last = server_round == self.scenario.num_rounds
+        return last or server_round % self.scenario.evaluate.every == 0
+
+    def finish(self, error: BaseException | None) -> None:
+        """Write summary and status, whatever happened."""
+        interrupted = isinstance(error, KeyboardInterrupt)
+        reason = "interrupted" if interrupted else f"{type(error).__name__}: {error}"
+        code = 0 if error is None else 3 if interrupted else getattr(error, "exit_code", 1)
+        summary = records.summarise(
+            records.identity(self.scenario),
+            self.records,
+            key_metric=self.key_metric,
+            weights_sha256=self.weights_sha256,
+            failed=False if error is None else reason,
+            exit_code=code,
+        )
+        status = "done" if error is None else "interrupted" if interrupted else "failed"
+        if error is not None:
+            self.folder.event("ERROR", reason)
+        self.folder.finish(summary, status)
+
+
+@contextmanager
+def recording(folder: RunFolder, reporter: Reporter) -> Iterator[None]:
+    """Send every warning of the run to events.log, and fedsim's own to the terminal as well."""
+    flower, python = logging.getLogger("flwr"), logging.getLogger("py.warnings")
+    terminal = _Terminal(reporter)
+    before = flower.handlers, flower.level
+    flower.handlers, flower.propagate = [], False
+    flower.setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    sink = folder.log_handler()
+    for logger in (log, flower, python):
+        logger.addHandler(sink)
+    log.addHandler(terminal)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for logger in (log, flower, python):
+            logger.removeHandler(sink)
+        log.removeHandler(terminal)
+        flower.handlers, flower.level = before
+
+
+class _Terminal(logging.Handler):
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__(logging.WARNING)
+        self.reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.reporter.message(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def open_grid(recipe: Recipe, reporter: Reporter) -> WorkerGrid:
+    """The grid that the scenario asks for, not yet entered."""
+    from fedsim.engine.inline import InlineGrid
+    from fedsim.engine.ray_grid import RayGrid
+
+    engine = recipe.scenario.engine
+    if engine.backend == "inline":
+        return InlineGrid(recipe, reporter.clients_done)
+    workers = os.cpu_count() or 1 if engine.workers == "auto" else engine.workers
+    return RayGrid(recipe, reporter.clients_done, num_workers=workers)
+
+
+def build_strategy(scenario: Scenario, num_clients: int) -> Strategy:
+    """The scenario's strategy, told how many clients to choose."""
+    cohort = scenario.cohort_size(num_clients)
+    evaluate = scenario.evaluate
+    fraction = evaluate.fraction_evaluate if evaluate.personal else 0.0
+    sampling = sampling_arguments(cohort, round(fraction * num_clients), num_clients)
+    strategy = registry.build("strategies", scenario.strategy.section, **sampling)
+    check_stock(strategy)
+    if isinstance(strategy, DeltaStrategy):
+        strategy.fraction_train = cohort / num_clients
+        strategy.fraction_evaluate = fraction
+        strategy.seeds = Seeds(scenario.seed)
+    return strategy  # type: ignore[no-any-return]
+
+
+def connect(grid: WorkerGrid, strategy: Strategy) -> None:
+    """Tell the grid in which form this strategy takes replies."""
+    grid.deltas = isinstance(strategy, DeltaStrategy)
+    grid.reduce = is_additive(strategy)
+
+
+def describe(grid: WorkerGrid) -> str:
+    """One line on model and clients."""
+    facts = grid.facts
+    size = human_bytes(sum(x.nbytes for x in facts["arrays"].values()))
+    return (
+        f"{grid.num_clients} clients; {facts['num_trainable']:,} of {facts['num_parameters']:,} "
+        f"parameters are trained and exchanged ({size})"
+    )
+
+
+def _row(server_round: int, report: Report) -> Record:
+    row: Record = {
+        "round": server_round,
+        "client": report.client,
+        "status": report.status,
+        "num_examples": report.num_examples,
+        **report.metrics,
+        "up_bytes": report.up_bytes,
+        "down_bytes": report.down_bytes,
+        "time/wall_s": round(report.wall_s, 4),
+    }
+    return row | ({"error": report.error} if report.error else {})
+
+
+def _prefixed(prefix: str, metrics: MetricRecord | Record | None, remove: str = "") -> Record:
+    return {f"{prefix}{k.removeprefix(remove)}": v for k, v in (metrics or {}).items()}

@@ -1,0 +1,213 @@
+"""The contract of an aggregation strategy: Flower's ``Strategy``, written as mathematics on deltas.
+
+A subclass of ``DeltaStrategy`` writes ``server_update(weights, delta, state)``; sampling, weighting
+and bookkeeping are here. It is a complete Flower strategy: it runs on fedsim's grids, where replies
+carry deltas, and on a plain Flower grid, where replies carry weights. Stock strategies of
+``flwr.serverapp.strategy`` run unchanged beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi, Strategy
+
+from fedsim.arrays import Arrays, WeightedMean, subtract
+from fedsim.errors import ScenarioError
+from fedsim.seeds import Seeds
+
+ARRAYS, DELTA, CONFIG, METRICS = "arrays", "delta", "config", "metrics"
+"""Record names in messages; a reply of fedsim's grid holds ``delta`` where a plain one holds
+``arrays``."""
+NUM_EXAMPLES = "num-examples"
+State = dict[str, Any]
+"""What a strategy keeps between rounds: named ``Arrays``, numbers and strings."""
+_STOCK_ADDITIVE = (FedAvg, FedAvgM, FedAdam, FedAdagrad, FedYogi, FedProx)
+
+log = logging.getLogger("fedsim")
+
+
+class DeltaStrategy(Strategy):
+    """A strategy whose whole mathematics is one function of weights and mean delta.
+
+    Class attributes declare facts: ``accepts`` (kinds of update) and ``additive`` (whether clients
+    may be averaged in blocks before the server sees them, which needs nothing but their weighted
+    mean).
+    """
+
+    is_plugin: ClassVar[bool] = True
+    accepts: ClassVar[tuple[str, ...]] = ("delta",)
+    additive: ClassVar[bool] = True
+
+    fraction_train = 1.0
+    """Share of clients in a round; set by the engine."""
+    fraction_evaluate = 0.0
+    """Share of clients that test the model on their own data; set by the engine."""
+    seeds = Seeds(0)
+    """Streams for the choice of clients; set by the engine."""
+
+    @cached_property
+    def state(self) -> State:
+        """Everything that lives between rounds; checkpointed by the engine."""
+        return {}
+
+    @abstractmethod
+    def server_update(self, weights: Arrays, delta: Arrays, state: State) -> Arrays:
+        """New global weights.
+
+        Args:
+            weights: Current global weights.
+            delta: Mean of the clients' deltas, weighted by ``num-examples``.
+            state: This strategy's state; read and replace entries freely.
+        """
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send the weights to a uniform sample of clients."""
+        self._weights = to_arrays(arrays)
+        nodes = self._sample("cohort", server_round, self.fraction_train, grid)
+        return _messages(nodes, server_round, arrays, config, MessageType.TRAIN)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average deltas and metrics as replies arrive, then apply ``server_update``."""
+        mean, metrics = WeightedMean(), WeightedMetrics()
+        for reply in replies:
+            if reply.has_error():
+                continue
+            numbers = next(iter(reply.content.metric_records.values()))
+            weight = float(numbers[NUM_EXAMPLES])  # type: ignore[arg-type]
+            mean.update(self._delta(reply.content), weight)
+            metrics.update(numbers, weight)
+        if not mean.weight:
+            return None, None
+        updated = self.server_update(self._weights, mean.result(), self.state)
+        return to_record(_same_dtypes(updated, self._weights)), metrics.result()
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask a uniform sample of clients to test the weights on their own data."""
+        if not self.fraction_evaluate:
+            return []
+        nodes = self._sample("evaluate", server_round, self.fraction_evaluate, grid)
+        return _messages(nodes, server_round, arrays, config, MessageType.EVALUATE)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Mean of the clients' scores, weighted by ``num-examples``."""
+        metrics = WeightedMetrics()
+        for reply in replies:
+            if not reply.has_error():
+                numbers = next(iter(reply.content.metric_records.values()))
+                metrics.update(numbers, float(numbers[NUM_EXAMPLES]))  # type: ignore[arg-type]
+        return metrics.result() if metrics.weight else None
+
+    def summary(self) -> None:
+        """Log the settings."""
+        log.info("%s(%s)", type(self).__name__, vars(self))
+
+    def _sample(self, stream: str, server_round: int, fraction: float, grid: Grid) -> list[int]:
+        nodes = grid.get_node_ids()
+        nodes = nodes if isinstance(nodes, Sequence) else list(nodes)
+        size = max(1, round(fraction * len(nodes)))
+        draw = self.seeds.numpy(stream, server_round)
+        return [nodes[int(i)] for i in draw.choice(len(nodes), size, replace=False)]
+
+    def _delta(self, content: RecordDict) -> Arrays:
+        if DELTA in content.array_records:
+            return to_arrays(content.array_records[DELTA])
+        return subtract(to_arrays(next(iter(content.array_records.values()))), self._weights)
+
+
+class WeightedMetrics:
+    """Streaming weighted mean of the numbers in metric records."""
+
+    def __init__(self) -> None:
+        self.weight = 0.0
+        self._sums: dict[str, float] = {}
+
+    def update(self, metrics: MetricRecord, weight: float) -> None:
+        """Add one record of the given weight."""
+        for name, value in metrics.items():
+            if name != NUM_EXAMPLES and not isinstance(value, list):
+                self._sums[name] = self._sums.get(name, 0.0) + weight * value
+        self.weight += weight
+
+    def result(self) -> MetricRecord:
+        """The means; requires a positive total weight."""
+        return MetricRecord({name: s / self.weight for name, s in self._sums.items()})
+
+
+def is_additive(strategy: Strategy) -> bool:
+    """Whether a block of clients may answer as one heavier client."""
+    return bool(getattr(strategy, "additive", type(strategy) in _STOCK_ADDITIVE))
+
+
+def to_arrays(record: ArrayRecord) -> Arrays:
+    """Flower's record as plain arrays, in the record's order."""
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def to_record(arrays: Arrays) -> ArrayRecord:
+    """Plain arrays as Flower's record."""
+    return ArrayRecord({name: Array(np.asarray(x)) for name, x in arrays.items()})
+
+
+def _same_dtypes(arrays: Arrays, like: Arrays) -> Arrays:
+    return {name: x.astype(like[name].dtype, copy=False) for name, x in arrays.items()}
+
+
+def _messages(
+    nodes: list[int], server_round: int, arrays: ArrayRecord, config: ConfigRecord, kind: str
+) -> list[Message]:
+    config["server-round"] = server_round
+    record = RecordDict({ARRAYS: arrays, CONFIG: config})
+    return [Message(record, dst_node_id=node, message_type=kind) for node in nodes]
+
+
+def sampling_arguments(cohort: int, evaluated: int, num_clients: int) -> dict[str, Any]:
+    """Constructor arguments that make a stock strategy sample exactly these numbers of clients."""
+
+    def fraction(size: int) -> float:  # Flower truncates n * fraction
+        return min(1.0, (size + 0.5) / num_clients) if size else 0.0
+
+    return {
+        "fraction_train": fraction(cohort),
+        "min_train_nodes": cohort,
+        "fraction_evaluate": fraction(evaluated),
+        "min_evaluate_nodes": evaluated,
+        "min_available_nodes": min(2, num_clients),
+    }
+
+
+def check_stock(strategy: Any) -> None:
+    """Refuse what is no Flower strategy.
+
+    Raises:
+        ScenarioError: The object cannot configure and aggregate rounds.
+    """
+    if not isinstance(strategy, Strategy):
+        raise ScenarioError(
+            f"{type(strategy).__name__} is not a Flower strategy",
+            key=("strategy",),
+            hint="Subclass fedsim.strategy.DeltaStrategy or flwr.serverapp.strategy.Strategy",
+        )

@@ -1,0 +1,199 @@
+"""The task: model, adapter, data, loss and metrics of a scenario, resident in one process.
+
+``Objective`` is the contract of a task plug-in (``fedsim/tasks/``): which model class, how rows
+become tensors, what is minimised and what is reported. ``Task`` binds an objective to a model and
+its data, and is what workers and client methods hold. Only this module, ``fedsim/tasks``,
+``fedsim/models`` and ``fedsim/data`` know transformers, peft and datasets.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedsim import registry
+from fedsim.arrays import Arrays
+from fedsim.data.partition import Split
+from fedsim.errors import PayloadError
+from fedsim.models import adapt, warm_start
+from fedsim.scenario import ModelSection, Scenario
+from fedsim.seeds import Seeds
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Batch = dict[str, Tensor]
+"""Named tensors whose first dimension runs over rows."""
+Totals = dict[str, float]
+"""Sums over rows, such as ``{"loss": 12.3, "correct": 7.0, "rows": 10.0}``."""
+CACHE_BYTES = 512 * 2**20
+"""Memory budget of a worker for the encoded rows of recently used clients."""
+
+
+class Objective(ABC):
+    """What a kind of task decides. Subclasses are plug-ins; options are constructor arguments."""
+
+    is_plugin: ClassVar[bool] = True
+    key_metric: ClassVar[tuple[str, Literal["max", "min"]]]
+    """The metric that a run is judged by, and its better direction."""
+
+    @abstractmethod
+    def build_model(self, section: ModelSection, train: Dataset) -> nn.Module:
+        """Build the network; called once per process, with torch's global generator seeded.
+
+        ``train`` is the whole training set (for label names or a tokenizer), before it is split.
+        """
+
+    @abstractmethod
+    def encode(self, rows: Dataset) -> Batch:
+        """Turn rows into tensors; called once per client and once for the test set."""
+
+    def collate(self, data: Batch, index: Tensor) -> Batch:
+        """Pick rows of encoded data as one batch; text tasks trim padding here."""
+        return {name: tensor[index] for name, tensor in data.items()}
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean training loss of a batch, a scalar with gradient."""
+
+    @abstractmethod
+    def totals(self, model: nn.Module, batch: Batch) -> Totals:
+        """Sums over the batch from which ``metrics`` computes scores; called without gradient."""
+
+    @abstractmethod
+    def metrics(self, totals: Totals) -> dict[str, float]:
+        """Scores of a test set from its summed totals; must have ``key_metric`` and ``loss``."""
+
+    def final_metrics(self, model: nn.Module, rows: Dataset) -> dict[str, float]:
+        """Scores that are too slow for every round (generated text); none by default."""
+        return {}
+
+
+class Task:
+    """A resident model with its data; reset in place for every client.
+
+    Args:
+        scenario: What to build.
+        split: Rows, and which of them each client, the server and the test set own.
+        seed: Root seed; initial weights depend on it.
+    """
+
+    def __init__(self, scenario: Scenario, split: Split, seed: int) -> None:
+        seeds = Seeds(seed)
+        self.split = split
+        self.objective: Objective = registry.build("tasks", scenario.task.section)
+        seeds.seed_globals("model")
+        model = self.objective.build_model(scenario.model, split.train)
+        if scenario.model.warm_start:
+            warm_start.apply(model, self.objective, scenario, split, seeds)
+        seeds.seed_globals("adapter")
+        self.model = adapt.wrap(model, scenario.model)
+        self.parameters: dict[str, nn.Parameter] = {
+            name: p for name, p in self.model.named_parameters() if p.requires_grad
+        }
+        self._tensors = {**self.parameters, **adapt.running_statistics(self.model)}
+        self._buffers = [(b, b.clone()) for b in self.model.buffers()]
+        self._cache: OrderedDict[tuple[str, int], Batch] = OrderedDict()
+        self._cache_bytes = 0
+
+    def trainable(self) -> Arrays:
+        """Copies of everything that is trained and exchanged, by parameter name."""
+        return {
+            name: np.array(t.detach().cpu().numpy(), copy=True) for name, t in self._tensors.items()
+        }
+
+    def load(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+        """Set the exchanged tensors in place and every other buffer to its initial value.
+
+        Raises:
+            PayloadError: Names or shapes differ from the model's.
+        """
+        if arrays.keys() != self._tensors.keys():
+            odd = set(arrays) ^ set(self._tensors)
+            raise PayloadError(f"arrays do not fit the model: {sorted(odd)[:3]}")
+        with torch.no_grad():
+            for buffer, initial in self._buffers:
+                buffer.copy_(initial)
+            for name, tensor in self._tensors.items():
+                value = torch.as_tensor(np.ascontiguousarray(arrays[name]))
+                if value.shape != tensor.shape:
+                    raise PayloadError(
+                        f"array {name} has shape {tuple(value.shape)}, not {tuple(tensor.shape)}"
+                    )
+                tensor.copy_(value)  # never alias: the source may be shared memory
+
+    def difference(self, received: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+        """The wire's delta: current value minus ``received``, by name."""
+        return {
+            name: np.asarray(t.detach().cpu().numpy() - received[name])
+            for name, t in self._tensors.items()
+        }
+
+    def client_data(self, client: int, part: Literal["train", "test"] = "train") -> Batch:
+        """The encoded rows of a client; converted once and kept within a memory budget."""
+        key = (part, client)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        data = self.objective.encode(self.split.client_rows(client, part))
+        self._cache[key] = data
+        self._cache_bytes += _size(data)
+        while self._cache_bytes > CACHE_BYTES and len(self._cache) > 1:
+            self._cache_bytes -= _size(self._cache.popitem(last=False)[1])
+        return data
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean training loss of a batch, with gradient."""
+        return self.objective.loss(self.model, batch)
+
+    def evaluate(self, data: Batch, batch_size: int) -> Totals:
+        """Sums over all rows of ``data``, in a fixed order, in evaluation mode."""
+        self.model.eval()
+        totals: Totals = {}
+        rows = num_rows(data)
+        with torch.no_grad():
+            for start in range(0, rows, batch_size):
+                index = torch.arange(start, min(start + batch_size, rows))
+                add_totals(
+                    totals,
+                    self.objective.totals(self.model, self.objective.collate(data, index)),
+                )
+        return totals
+
+    def test_data(self, shard: int, num_shards: int) -> Batch:
+        """One fixed shard of the global test set, encoded and cached."""
+        key = (f"global/{num_shards}", shard)
+        if key not in self._cache:
+            rows = np.array_split(np.arange(len(self.split.test)), num_shards)[shard]
+            self._cache[key] = self.objective.encode(self.split.test.select(rows))
+            self._cache_bytes += _size(self._cache[key])
+        return self._cache[key]
+
+
+def num_rows(data: Batch) -> int:
+    """Rows in encoded data."""
+    return next(iter(data.values())).shape[0]
+
+
+def add_totals(into: Totals, more: Mapping[str, float]) -> None:
+    """Add sums in place."""
+    for name, value in more.items():
+        into[name] = into.get(name, 0.0) + float(value)
+
+
+def merge_totals(parts: Sequence[Mapping[str, float]]) -> Totals:
+    """Sum of several totals, in the given order."""
+    result: Totals = {}
+    for part in parts:
+        add_totals(result, part)
+    return result
+
+
+def _size(data: Batch) -> int:
+    return sum(t.numel() * t.element_size() for t in data.values())

@@ -1,0 +1,1 @@
+"""Kinds of task, one per file; the file name is the name in YAML."""

@@ -1,0 +1,97 @@
+"""What the text tasks share: columns, padding, and checks that model and tokenizer fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fedsim.errors import DataError, ModelError, did_you_mean
+from fedsim.task import Batch
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+
+def check_column(rows: Dataset, name: str, option: str) -> None:
+    """Refuse a column that is not there; ``option`` is the task's option that names it.
+
+    Raises:
+        DataError: With the columns that exist.
+    """
+    if name not in rows.column_names:
+        raise DataError(
+            f"the data has no column '{name}'",
+            key=("task", option),
+            hint=did_you_mean(name, rows.column_names),
+            allowed=f"Columns: {', '.join(rows.column_names)}",
+        )
+
+
+def texts(rows: Dataset, column: str) -> list[str]:
+    """A column as strings; an empty cell is an empty text."""
+    return ["" if value is None else str(value) for value in rows[column][:]]
+
+
+def padded(ids: Sequence[Sequence[int]], length: int, fill: int) -> Tensor:
+    """Token ids as int64 (rows, length), filled up on the right."""
+    tensor = torch.full((len(ids), length), fill, dtype=torch.long)
+    for row, tokens in enumerate(ids):
+        tensor[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+    return tensor
+
+
+def attention_mask(ids: Sequence[Sequence[int]], length: int) -> Tensor:
+    """1 for tokens, 0 for padding; an empty row keeps one position, since softmax needs one."""
+    sizes = torch.tensor([max(1, len(tokens)) for tokens in ids], dtype=torch.long)
+    return (torch.arange(length) < sizes[:, None]).long()
+
+
+def pick_trimmed(data: Batch, index: Tensor) -> Batch:
+    """Rows of encoded data, without the columns that are padding in all of them."""
+    batch = {name: tensor[index] for name, tensor in data.items()}
+    length = int(batch["attention_mask"].sum(dim=1).max())
+    return {name: t[:, :length] if t.dim() == 2 else t for name, t in batch.items()}
+
+
+def logits(model: nn.Module, batch: Batch) -> Tensor:
+    """What the model answers to everything in the batch but the labels."""
+    output = model(**{name: t for name, t in batch.items() if name != "labels"})
+    values: Tensor = getattr(output, "logits", output)
+    return values
+
+
+def context_length(model: nn.Module) -> int | None:
+    """Tokens that a transformers model has positions for, or None when it does not say."""
+    config = getattr(model, "config", None)
+    value = getattr(_text_config(config), "max_position_embeddings", None)
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def check_fit(model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    """Refuse token ids that the model has no embedding for, and rows longer than its context.
+
+    Raises:
+        ModelError: With the numbers that do not fit.
+    """
+    size = getattr(_text_config(getattr(model, "config", None)), "vocab_size", None)
+    if isinstance(size, int) and len(tokenizer) > size:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} entries, the model only {size}",
+            key=("model", "tokenizer"),
+            hint="Set the configuration's vocab_size, or use the model's own tokenizer",
+        )
+    context = context_length(model)
+    if context is not None and max_length > context:
+        raise ModelError(
+            f"rows of {max_length} tokens do not fit the model",
+            key=("task", "max_length"),
+            allowed=f"At most {context} tokens (the model's max_position_embeddings)",
+        )
+
+
+def _text_config(config: Any) -> Any:
+    return config.get_text_config() if hasattr(config, "get_text_config") else config

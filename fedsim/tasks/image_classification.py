@@ -1,0 +1,132 @@
+"""Image classification: one label per image, cross entropy, accuracy.
+
+Models are transformers image classifiers (from a config, a folder or the Hub) or any
+``module:function`` that maps images (rows, channels, height, width) to logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedsim.errors import DataError, did_you_mean
+from fedsim.models import load
+from fedsim.scenario import ModelSection
+from fedsim.task import Batch, Objective, Totals
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(kw_only=True)
+class ImageClassification(Objective):
+    """Images to classes.
+
+    Args:
+        image_column: Column of images: PIL images, or arrays HxW, HxWxC or CxHxW.
+        label_column: Column of class labels, integers from 0.
+        image_size: Resize images to this many pixels a side (bilinear); none keeps their size.
+        mean: Subtracted from each channel after 8-bit images are scaled to 0..1.
+        std: Each channel is divided by this after the mean is subtracted.
+    """
+
+    key_metric: ClassVar[tuple[str, Any]] = ("accuracy", "max")
+
+    image_column: str = "image"
+    label_column: str = "label"
+    image_size: PositiveInt | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+    def build_model(self, section: ModelSection, train: Dataset) -> nn.Module:
+        """A classifier for the images' size and as many classes as there are labels."""
+        sample = self.encode(train.select([0]))["images"]
+        num_labels = int(np.max(column(train, self.label_column, "label_column"))) + 1
+        return load.build(
+            section,
+            "AutoModelForImageClassification",
+            num_labels=num_labels,
+            num_channels=sample.shape[1],
+            image_size=sample.shape[2],
+        )
+
+    def encode(self, rows: Dataset) -> Batch:
+        """``images`` float32 (rows, channels, height, width) and ``labels`` int64 (rows,)."""
+        images = _to_tensor(column(rows, self.image_column, "image_column"))
+        if self.image_size:
+            size = (self.image_size, self.image_size)
+            images = functional.interpolate(images, size, mode="bilinear", align_corners=False)
+        if self.mean:
+            images = images - torch.tensor(self.mean).view(1, -1, 1, 1)
+        if self.std:
+            images = images / torch.tensor(self.std).view(1, -1, 1, 1)
+        labels = np.asarray(column(rows, self.label_column, "label_column"), dtype=np.int64)
+        return {"images": images.contiguous(), "labels": torch.from_numpy(labels)}
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean cross entropy."""
+        return functional.cross_entropy(_logits(model, batch), batch["labels"])
+
+    def totals(self, model: nn.Module, batch: Batch) -> Totals:
+        """Summed cross entropy, correct answers, rows."""
+        logits = _logits(model, batch)
+        return classification_totals(logits, batch["labels"])
+
+    def metrics(self, totals: Totals) -> dict[str, float]:
+        """Accuracy and mean cross entropy."""
+        return classification_metrics(totals)
+
+
+def classification_totals(logits: Tensor, labels: Tensor) -> Totals:
+    """Summed cross entropy, correct answers and rows of a batch."""
+    return {
+        "loss": functional.cross_entropy(logits, labels, reduction="sum").item(),
+        "correct": float((logits.argmax(-1) == labels).sum()),
+        "rows": float(len(labels)),
+    }
+
+
+def classification_metrics(totals: Totals) -> dict[str, float]:
+    """Accuracy and mean cross entropy of summed totals."""
+    rows = totals["rows"]
+    return {"accuracy": totals["correct"] / rows, "loss": totals["loss"] / rows}
+
+
+def _logits(model: nn.Module, batch: Batch) -> Tensor:
+    output = model(batch["images"])
+    logits: Tensor = getattr(output, "logits", output)
+    return logits
+
+
+def column(rows: Dataset, name: str, option: str) -> Any:
+    """The values of a column.
+
+    Raises:
+        DataError: There is no such column; ``option`` is the task's option that named it.
+    """
+    if name not in rows.column_names:
+        raise DataError(
+            f"the data has no column '{name}'",
+            key=("task", option),
+            hint=did_you_mean(name, rows.column_names),
+            allowed=f"Columns: {', '.join(rows.column_names)}",
+        )
+    return rows.with_format("numpy")[name][:]
+
+
+def _to_tensor(images: Any) -> Tensor:
+    """Images as float32 (rows, channels, height, width), 8-bit ones scaled to 0..1."""
+    pixels = np.stack([np.asarray(image) for image in images])
+    scale = 255.0 if pixels.dtype == np.uint8 else 1.0
+    tensor = torch.from_numpy(pixels.astype(np.float32) / scale)
+    if tensor.ndim == 3:
+        return tensor.unsqueeze(1)
+    if tensor.shape[-1] in (1, 3, 4) and tensor.shape[1] not in (1, 3, 4):
+        return tensor.permute(0, 3, 1, 2)
+    return tensor

@@ -1,0 +1,1 @@
+"""Parents that several scenarios extend."""

@@ -1,0 +1,1 @@
+"""Aggregation strategies, one per file; the file name is the name in YAML."""

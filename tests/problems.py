@@ -1,0 +1,47 @@
+"""Tiny problems for tests: a data set, a model and a scenario that runs in well under a second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from torch import nn
+
+from fedsim.scenario import Scenario
+
+
+def blobs(rows: int = 120, features: int = 4, classes: int = 3, seed: int = 0) -> dict[str, Dataset]:
+    """Gaussian clusters, one per class."""
+    rng = np.random.default_rng(seed)
+    centers = rng.normal(size=(classes, features)) * 2
+    labels = np.arange(rows) % classes
+    x = centers[labels] + rng.normal(size=(rows, features))
+    data = Dataset.from_dict({"features": x.astype(np.float32), "label": labels})
+    return {"train": data, "test": data.select(range(0, rows, 3))}
+
+
+def logistic(features: int = 4, classes: int = 3) -> nn.Module:
+    """Logistic regression."""
+    return nn.Linear(features, classes)
+
+
+def tiny(**changes: Any) -> Scenario:
+    """Logistic regression on blobs, six clients, inline; ``section={...}`` merges into a section."""
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "seed": 3,
+        "num_rounds": 2,
+        "num_clients": 6,
+        "task": {"name": "module"},
+        "model": {"name": "tests.problems:logistic"},
+        "data": {"path": "tests.problems:blobs"},
+        "client": {"name": "sgd", "learning_rate": 0.1, "batch_size": 8},
+        "strategy": {"name": "fedavg"},
+        "engine": {"backend": "inline"},
+    }
+    for key, change in changes.items():
+        old = values.get(key)
+        replace = not isinstance(change, dict) or "name" in change
+        values[key] = change if replace else {**(old or {}), **change}
+    return Scenario.model_validate(values)

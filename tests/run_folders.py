@@ -1,0 +1,95 @@
+"""Make tiny run folders for tests: numbers that a person can check, no training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedsim.results import Record, Run, RunFolder, identity, summarise
+from fedsim.scenario import Scenario
+
+
+def scenario(**values: Any) -> Scenario:
+    """A scenario that validates; nothing of it is ever run."""
+    return Scenario.model_validate(
+        {
+            "name": "tiny",
+            "num_rounds": 2,
+            "task": {"name": "image_classification"},
+            "model": {"config": {"model_type": "vit"}},
+            "data": {"path": "sklearn:digits"},
+            **values,
+        }
+    )
+
+
+def round_records(
+    scores: Sequence[float], up: int = 1000, down: int = 2000, failed: int = 0, wall_s: float = 1.5
+) -> list[Record]:
+    """Round 0 and one record per further score; ``failed`` of 4 clients fail each round."""
+    records = []
+    for n, score in enumerate(scores):
+        on = int(n > 0)
+        records.append(
+            {
+                "round": n,
+                "eval/accuracy": score,
+                "eval/loss": 1.0 - score,
+                **({"train/loss": 2.0 / n} if n else {}),
+                "comm/up_bytes": on * up,
+                "comm/down_bytes": on * down,
+                "comm/up_bytes_cum": n * up,
+                "comm/down_bytes_cum": n * down,
+                "time/wall_s": on * wall_s,
+                "mem/peak_bytes": 100 + n,
+                "clients/selected": on * 4,
+                "clients/completed": on * (4 - failed),
+                "clients/failed": on * failed,
+            }
+        )
+    return records
+
+
+def client_rows(round_: int, losses: Sequence[float]) -> list[Record]:
+    """One row per loss; client ids count from 0."""
+    return [
+        {"round": round_, "client": i, "status": "ok", "num_examples": 10 + i, "train_loss": loss}
+        for i, loss in enumerate(losses)
+    ]
+
+
+def make_run(
+    root: Path,
+    scores: Sequence[float] = (0.1, 0.5, 0.4),
+    *,
+    values: dict[str, Any] | None = None,
+    losses: Sequence[float] = (0.5, 1.0, 1.5),
+    status: str = "done",
+    failed: bool | str = False,
+    **costs: Any,
+) -> Run:
+    """Write a run folder as the engine would, and open it.
+
+    Args:
+        root: Parent of all runs.
+        scores: ``eval/accuracy`` from round 0.
+        values: Scenario keys to set.
+        losses: Train loss of each client, in every round.
+        status: ``running`` leaves the run without a summary.
+        failed: Reason, for the summary.
+        **costs: For ``round_records``.
+    """
+    spec = scenario(**(values or {}))
+    folder = RunFolder.create(root, spec, None)
+    records = round_records(scores, **costs)
+    for record in records:
+        folder.add_round(record)
+        if record["round"]:
+            folder.add_clients(client_rows(record["round"], losses))
+    if status != "running":
+        key_metric = ("eval/accuracy", "max")
+        folder.finish(
+            summarise(identity(spec), records, key_metric=key_metric, failed=failed), status
+        )
+    return Run.open(folder.path)
