@@ -11,9 +11,12 @@ CSS = """
   :root { --ink: #000; --dim: #444; --paper: #fff; --line: #bbb; --card: #fff; --bad: #b3261e;
           color-scheme: light; }
   @page { size: A4 landscape; margin: 12mm; }
-  section { break-inside: avoid; }
+  body { font-size: 12px; }
+  main { max-width: none; padding: 0; }
+  section.panel, tr { break-inside: avoid; }
+  table { font-size: 10.5px; }
   .scroll { overflow: visible !important; }
-  .modebar, .sorter::after { display: none !important; }
+  .modebar, .updatemenu-container, .sorter::after { display: none !important; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
@@ -21,28 +24,29 @@ body { margin: 0; background: var(--paper); color: var(--ink);
 main { max-width: 1240px; margin: 0 auto; padding: 24px 20px 48px; }
 h1 { font-size: 26px; margin: 0 0 4px; }
 h2 { font-size: 19px; margin: 36px 0 2px; }
-p { margin: 0 0 10px; max-width: 80ch; }
+p { margin: 0 0 10px; max-width: 120ch; }
 .dim, caption { color: var(--dim); }
 .empty { background: var(--card); border: 1px solid var(--line); border-radius: 6px;
          padding: 14px 16px; max-width: none; }
 .scroll { overflow-x: auto; margin: 8px 0 12px; }
-table { border-collapse: collapse; font-size: 13px; width: 100%; }
+table { border-collapse: collapse; font-size: 12.5px; width: 100%; }
 caption { caption-side: bottom; text-align: left; padding-top: 6px; }
-th, td { padding: 5px 9px; border-bottom: 1px solid var(--line); text-align: left;
-         vertical-align: top; overflow-wrap: anywhere; min-width: 3.2em; }
-th { vertical-align: bottom; overflow-wrap: normal; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td:first-child { min-width: 11em; }
+th, td { padding: 5px 7px; border-bottom: 1px solid var(--line); text-align: left;
+         vertical-align: top; overflow-wrap: break-word; max-width: 26em; }
+th { vertical-align: bottom; line-height: 1.3; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number { white-space: nowrap; }
+td:first-child { min-width: 10em; }
 .bad { color: var(--bad); }
 .sorter { all: unset; cursor: pointer; font-weight: 600; }
 .sorter:focus-visible { outline: 2px solid var(--focus); outline-offset: 2px; }
-.sorter::after { content: " \\2195"; color: var(--dim); font-weight: 400; }
-th[aria-sort=ascending] .sorter::after { content: " \\2191"; color: var(--ink); }
-th[aria-sort=descending] .sorter::after { content: " \\2193"; color: var(--ink); }
+.sorter::after { content: "\\a0\\2195"; color: var(--dim); font-weight: 400; }
+th[aria-sort=ascending] .sorter::after { content: "\\a0\\2191"; color: var(--ink); }
+th[aria-sort=descending] .sorter::after { content: "\\a0\\2193"; color: var(--ink); }
 .swatch { vertical-align: middle; margin-right: 7px; }
 details { margin: 6px 0; }
 summary { cursor: pointer; }
-pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: 10px 12px;
+pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: 10px;
       overflow-x: auto; font-size: 12.5px; line-height: 1.45; white-space: pre-wrap; }
 .main-svg text:not(.updatemenu-item-text) { fill: var(--ink) !important; }
 .hoverlayer text { fill: #222 !important; }
@@ -68,12 +72,11 @@ for (const button of document.querySelectorAll('.sorter')) {
     body.append(...rows);
   });
 }
-const figures = document.querySelectorAll('.js-plotly-plot');
-addEventListener('beforeprint', () => {
-  for (const figure of figures) Plotly.relayout(figure, {width: 980});
-});
-addEventListener('afterprint', () => {
-  for (const figure of figures) Plotly.relayout(figure, {width: null, autosize: true});
-});
+const figures = [...document.querySelectorAll('.js-plotly-plot')];
+const heights = figures.map(figure => figure.layout.height);
+addEventListener('beforeprint', () => figures.forEach((figure, i) =>
+  Plotly.relayout(figure, {width: 980, height: Math.min(heights[i], 560)})));
+addEventListener('afterprint', () => figures.forEach((figure, i) =>
+  Plotly.relayout(figure, {width: null, height: heights[i], autosize: true})));
 """
 """Sorts tables (missing values last) and fits figures to the paper when printing."""

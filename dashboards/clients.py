@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import plotly.graph_objects as go
@@ -17,7 +18,9 @@ from fedsim.dashboards.drawing import (
     groups,
     line,
     rgba,
+    round_ticks,
     styled,
+    widths,
 )
 from fedsim.dashboards.panel import NothingToShow
 from fedsim.results import Run
@@ -42,32 +45,35 @@ def draw(runs: Sequence[Run]) -> go.Figure:
     """Draw completed and failed clients over rounds, and a box of the last round's clients."""
     everyone = groups(runs)
     last = {group.label: _last_round(group) for group in everyone}
-    counted = [
-        g for g in everyone if any(set(COUNTS) & set(r) for run in g.runs for r in run.rounds)
-    ]
+    counted = [g for g in everyone if any(_count(run, key) for run in g.runs for key in COUNTS)]
     spread = next(
         (k for k in SPREADS if any(k in row for rows in last.values() for row in rows)), ""
     )
     if not counted and not spread:
         raise NothingToShow("No run has finished a round with clients yet.")
+    rows = 2 if spread else 1
     figure = make_subplots(
+        rows,
         2,
-        2,
-        specs=[[{}, {}], [{"colspan": 2}, None]],
-        subplot_titles=[*COUNTS.values(), "clients of the last round" if spread else ""],
-        vertical_spacing=0.2,
+        specs=[[{}, {}], [{"colspan": 2}, None]][:rows],
+        subplot_titles=[*COUNTS.values(), "clients of the last round"][: rows + 1],
+        vertical_spacing=0.24,
         horizontal_spacing=0.08,
     )
     _add_counts(figure, counted)
-    _add_boxes(figure, everyone, last, spread)
-    return _finished(figure, spread, len(everyone))
+    if spread:
+        _add_boxes(figure, everyone, last, spread)
+    styled(figure, height=520 + 26 * len(everyone) if spread else 340)
+    _set_count_axes(figure, round_ticks(runs))
+    return figure
 
 
 def _last_round(group: Group) -> list[dict[str, Any]]:
     """Rows of the clients that finished in each run's last round; reads the file once."""
     rows: list[dict[str, Any]] = []
     for run in group.runs:
-        newest, kept = 0, []
+        newest = 0
+        kept: list[dict[str, Any]] = []
         for row in run.clients:
             number = row.get("round", 0)
             if number > newest:
@@ -80,16 +86,17 @@ def _last_round(group: Group) -> list[dict[str, Any]]:
 
 def _add_counts(figure: go.Figure, counted: Sequence[Group]) -> None:
     for column, key in enumerate(COUNTS, start=1):
-
-        def count(run: Run, key: str = key) -> Values:
-            return {n: value for n, value in by_round(run, key).items() if n > 0}
-
-        for group in counted:
-            points = curve(group.runs, count)
+        for group, width in zip(counted, widths(len(counted)), strict=True):
+            points = curve(group.runs, partial(_count, key=key))
             if len(group.runs) > 1:
                 figure.add_trace(band(group, points), row=1, col=column)
             hover = "round %{x}: %{y:.4~g} clients"
-            figure.add_trace(line(group, points, hover, showlegend=column == 1), row=1, col=column)
+            trace = line(group, points, hover, width, showlegend=column == 1)
+            figure.add_trace(trace, row=1, col=column)
+
+
+def _count(run: Run, key: str) -> Values:
+    return {n: value for n, value in by_round(run, key).items() if n > 0}
 
 
 def _add_boxes(
@@ -115,13 +122,15 @@ def _add_boxes(
             hovertemplate="%{x:.4g}<extra></extra>",
         )
         figure.add_trace(box, row=2, col=1)
-
-
-def _finished(figure: go.Figure, spread: str, num_groups: int) -> go.Figure:
-    styled(figure, height=520 + 26 * num_groups)
-    figure.update_xaxes(title="round", row=1)
-    figure.update_yaxes(title="clients", col=1, row=1)
-    figure.update_yaxes(rangemode="tozero", row=1)
-    figure.update_xaxes(title=SPREADS.get(spread, ""), row=2, col=1)
+    figure.update_xaxes(title={"text": SPREADS[key]}, row=2, col=1)
     figure.update_yaxes(showticklabels=False, autorange="reversed", row=2, col=1)
-    return figure
+
+
+def _set_count_axes(figure: go.Figure, round_tick: int | None) -> None:
+    figure.update_xaxes(title={"text": "round"}, dtick=round_tick, row=1)
+    figure.update_yaxes(title={"text": "clients"}, row=1, col=1)
+    for column in (1, 2):
+        traces = figure.select_traces({"type": "scatter"}, row=1, col=column)
+        top = 1.1 * max([1.0, *(value for trace in traces for value in trace.y)])
+        whole = 1 if top < 8 else None  # no fractions of a client
+        figure.update_yaxes(range=[0, top], dtick=whole, row=1, col=column)

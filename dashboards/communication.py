@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -15,7 +17,10 @@ from fedsim.dashboards.drawing import (
     curve,
     groups,
     line,
+    log_bytes,
+    round_ticks,
     styled,
+    widths,
 )
 from fedsim.dashboards.panel import NothingToShow
 from fedsim.results import Run
@@ -31,13 +36,9 @@ DIRECTIONS = {
 
 def draw(runs: Sequence[Run]) -> go.Figure:
     """Draw cumulative bytes over rounds, one subplot per direction on a common scale."""
-    drawn = [
-        g
-        for g in groups(runs)
-        if any(key in r for run in g.runs for r in run.rounds for key in DIRECTIONS)
-    ]
+    drawn = [g for g in groups(runs) if any(any(_sent(run).values()) for run in g.runs)]
     if not drawn:
-        raise NothingToShow("No run has counted bytes yet.")
+        raise NothingToShow("No run has sent any bytes yet.")
     figure = make_subplots(
         1,
         len(DIRECTIONS),
@@ -46,27 +47,32 @@ def draw(runs: Sequence[Run]) -> go.Figure:
         horizontal_spacing=0.04,
     )
     for column, key in enumerate(DIRECTIONS, start=1):
-
-        def total(run: Run, key: str = key) -> Values:
-            return cumulative(run, key)
-
-        for group in drawn:
-            points = curve(group.runs, total)
+        for group, width in zip(drawn, widths(len(drawn)), strict=True):
+            points = curve(group.runs, partial(_sent, keys=(key,)))
             if len(group.runs) > 1:
                 figure.add_trace(band(group, points), row=1, col=column)
             hover = "round %{x}: %{y:.4s}B"
-            figure.add_trace(line(group, points, hover, showlegend=column == 1), row=1, col=column)
-    return _finished(figure)
+            trace = line(group, points, hover, width, showlegend=column == 1)
+            figure.add_trace(trace, row=1, col=column)
+    return _finished(figure, runs)
 
 
-def _finished(figure: go.Figure) -> go.Figure:
+def _sent(run: Run, keys: Sequence[str] = tuple(DIRECTIONS)) -> Values:
+    """Bytes so far, from round 1: round 0 sends nothing, and a log scale has no place for it."""
+    return {n: value for n, value in cumulative(run, *keys).items() if n > 0}
+
+
+def _finished(figure: go.Figure, runs: Sequence[Run]) -> go.Figure:
     styled(figure, height=430)
-    figure.update_xaxes(title="round")
+    figure.update_xaxes(title={"text": "round"}, dtick=round_ticks(runs))
     figure.update_yaxes(tickformat="~s", ticksuffix="B", rangemode="tozero")
-    figure.update_yaxes(title="bytes, all clients so far", col=1)
-    scales = [
-        {"label": kind, "method": "relayout", "args": [{"yaxis.type": kind, "yaxis2.type": kind}]}
-        for kind in ("linear", "log")
-    ]
-    figure.update_layout(updatemenus=buttons(scales))
+    figure.update_yaxes(title={"text": "bytes, all clients so far"}, col=1)
+    linear = {"type": "linear", "tickmode": None, "tickvals": None, "ticktext": None}
+    log = {"type": "log", **log_bytes([y for trace in figure.data for y in trace.y])}
+    figure.update_layout(updatemenus=buttons([_scale(linear), _scale(log)]))
     return figure
+
+
+def _scale(axis: dict[str, Any]) -> dict[str, Any]:
+    both = {f"{name}.{key}": value for name in ("yaxis", "yaxis2") for key, value in axis.items()}
+    return {"label": axis["type"], "method": "relayout", "args": [both]}

@@ -13,13 +13,14 @@ import plotly.graph_objects as go
 
 from fedsim import compare
 from fedsim.results import Run
+from fedsim.units import human_bytes
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 """Okabe and Ito's colour-blind safe palette, without the two that vanish on white or on black."""
 DASHES = ("solid", "dash", "dot", "dashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "triangle-down")
-MAX_MARKERS = 30
-"""Lines of more points are drawn without markers."""
+MAX_MARKERS = 12
+"""Longer lines have markers at some of their points only."""
 MAX_LABEL = 60
 GRID = "rgba(128,128,128,0.25)"
 UNITS = {
@@ -123,13 +124,14 @@ def curve(
 _EMPTY = Curve([], [], [], [], [])
 
 
-def line(group: Group, points: Curve, hover: str, **place: Any) -> go.Scatter:
+def line(group: Group, points: Curve, hover: str, width: float = 2.0, **place: Any) -> go.Scatter:
     """The mean line of a group.
 
     Args:
         group: Whose line.
         points: What to draw.
         hover: Template for x and y, such as ``round %{x}: %{y:.4g}``.
+        width: Of the line; see ``widths``.
         **place: Further properties of the trace.
     """
     seeds = "<br>mean of %{customdata} seeds" if len(group.runs) > 1 else ""
@@ -137,14 +139,23 @@ def line(group: Group, points: Curve, hover: str, **place: Any) -> go.Scatter:
         x=points.x,
         y=points.mean,
         customdata=points.n,
-        mode="lines+markers" if len(points.x) <= MAX_MARKERS else "lines",
+        mode="lines+markers",
         name=group.name,
         legendgroup=group.label,
-        line={"color": group.colour, "dash": group.dash, "width": 2},
-        marker={"symbol": group.symbol, "size": 6},
+        line={"color": group.colour, "dash": group.dash, "width": width},
+        marker={"symbol": group.symbol, "size": 7, "maxdisplayed": MAX_MARKERS},
         hovertemplate=f"<b>%{{fullData.name}}</b><br>{hover}{seeds}<extra></extra>",
         **place,
     )
+
+
+def widths(number: int) -> list[float]:
+    """Line widths for lines that may lie on each other: the first, which is below, is widest.
+
+    >>> widths(3), widths(5)
+    ([6.0, 4.0, 2.0], [2.0, 2.0, 2.0, 2.0, 2.0])
+    """
+    return [2.0 + 2.0 * (number - 1 - i if number <= 4 else 0) for i in range(number)]
 
 
 def band(group: Group, points: Curve, **place: Any) -> go.Scatter:
@@ -192,22 +203,53 @@ def metric_label(key: str) -> str:
 
 
 def styled(figure: go.Figure, height: int) -> go.Figure:
-    """The look that all panels share; colours of text are set by the page for light and dark."""
+    """The look that all panels share; colours of text are set by the page for light and dark.
+
+    Args:
+        figure: With all its traces.
+        height: In pixels, with one line of legend; further lines are added to it.
+    """
     figure.update_layout(
         template="none",
-        height=height,
+        height=height + LEGEND_LINE * (_legend_lines(figure) - 1),
         margin={"l": 70, "r": 20, "t": 60, "b": 60},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13, "color": "#777"},
         hoverlabel={"bgcolor": "#fff", "font": {"color": "#222"}, "bordercolor": "#888"},
         legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
+        modebar={"bgcolor": "rgba(0,0,0,0)"},
         showlegend=True,
     )
     axis = {"gridcolor": GRID, "linecolor": GRID, "zerolinecolor": GRID, "automargin": True}
-    figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis)
+    figure.update_xaxes(**axis, title_standoff=8)
+    figure.update_yaxes(**axis, title_standoff=8)
     return figure
+
+
+LEGEND_LINE = 22
+"""Height of a line of legend in pixels."""
+
+
+def _legend_lines(figure: go.Figure) -> int:
+    """About how many lines the legend takes on a laptop: it sets entries in equal columns."""
+    names = [html.unescape(t.name) for t in figure.data if t.name and t.showlegend is not False]
+    widest = 48 + 7 * max(map(len, names), default=0)
+    return max(1, math.ceil(len(names) / max(1, 1100 // widest)))
+
+
+def round_ticks(runs: Sequence[Run]) -> int | None:
+    """Distance of ticks on a round axis: whole rounds where plotly would draw fractions."""
+    return 1 if max((r["round"] for run in runs for r in run.rounds), default=0) <= 10 else None
+
+
+def log_bytes(values: Sequence[float]) -> dict[str, Any]:
+    """Ticks of a logarithmic byte axis: 1, 2 and 5 of each decade, only 1 over long ranges."""
+    positive = [v for v in values if v > 0]
+    low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
+    digits = (1, 2, 5) if high - low <= 3 else (1,)
+    ticks = [digit * 10**power for power in range(low, high + 1) for digit in digits]
+    return {"tickmode": "array", "tickvals": ticks, "ticktext": [human_bytes(t) for t in ticks]}
 
 
 def buttons(choices: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -220,7 +262,6 @@ def buttons(choices: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "xanchor": "left",
             "y": 1,
             "yanchor": "bottom",
-            "yref": "paper",
             "pad": {"b": 12},
             "bgcolor": "#d4d4d4",
             "bordercolor": "#999",

@@ -21,12 +21,18 @@ from fedsim import compare, dashboards
 from fedsim.dashboards import assets
 from fedsim.dashboards.drawing import Group, groups
 from fedsim.dashboards.panel import NothingToShow, Panel
+from fedsim.differences import flatten
 from fedsim.results import Run, write_text, writing
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 )
-CONFIG = {"displaylogo": False, "responsive": True, "showLink": False, "plotlyServerURL": ""}
+CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    "showSendToCloud": False,  # on by default, and sends the data to a server when clicked
+    "modeBarButtonsToRemove": ["select2d", "lasso2d"],
+}
 MAX_EVENTS = 30
 """Log lines shown per run; the rest is counted."""
 
@@ -99,7 +105,7 @@ def _panel(panel: Panel, runs: Sequence[Run]) -> str:
             div_id=f"panel-{panel.order}",
             default_height=f"{figure.layout.height}px",
         )
-    return f"""<section>
+    return f"""<section class="panel">
 <h2>{html.escape(panel.title)}</h2>
 <p class="dim">{html.escape(panel.question)}</p>
 {body}
@@ -108,8 +114,9 @@ def _panel(panel: Panel, runs: Sequence[Run]) -> str:
 
 def _title(runs: Sequence[Run]) -> str:
     names = list(dict.fromkeys(run.name for run in runs))
-    text = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return html.escape(f"{text} · fedsim report")
+    shown = names[:3] if len(", ".join(names[:3])) <= 60 else names[:1]
+    rest = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return html.escape(f"{', '.join(shown)}{rest} · fedsim report")
 
 
 def _subtitle(runs: Sequence[Run]) -> str:
@@ -122,9 +129,16 @@ def _subtitle(runs: Sequence[Run]) -> str:
 def _tables(runs: Sequence[Run]) -> str:
     compared, drawn = compare.table(runs), groups(runs)
     swatches = {str(run.path): _swatch(group) for group in drawn for run in group.runs}
-    mixed = len({row.metric for row in compared.rows}) > 1
-    lines = [_line(compare.cells(row, mixed), swatches[row.path]) for row in compared.rows]
-    result = f"<h2>Runs</h2>{_table(compare.columns(compared), lines, 'Click a heading to sort.')}"
+    headings, cells, caption = compare.layout(compared)
+    lines = [_line(c, swatches[row.path]) for c, row in zip(cells, compared.rows, strict=True)]
+    caption += ". " if caption else ""
+    caption += "Click a heading to sort." if len(runs) > 1 else ""
+    result = f"<h2>Runs</h2>{_table(headings, lines, caption)}"
+    result += "".join(
+        f'<p class="bad">{html.escape(f"{row.name}, seed {row.seed}: {row.reason}")}</p>'
+        for row in compared.rows
+        if row.reason
+    )
     if any(len(group.rows) > 1 for group in compared.groups):
         pairs = zip(compared.groups, drawn, strict=True)
         lines = [_line(compare.group_cells(group), _swatch(look)) for group, look in pairs]
@@ -136,7 +150,7 @@ def _tables(runs: Sequence[Run]) -> str:
 def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], caption: str) -> str:
     number = [' class="number"' if compare.is_number(heading) else "" for heading in headings]
     head = "".join(
-        f'<th scope="col"{kind}><button class="sorter" type="button">{html.escape(h)}</button></th>'
+        f'<th scope="col"{kind}><button class="sorter" type="button">{_breakable(h)}</button></th>'
         for h, kind in zip(headings, number, strict=True)
     )
     body = "\n".join(
@@ -147,6 +161,11 @@ def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], caption: str
         f'<div class="scroll"><table><caption>{html.escape(caption)}</caption>'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     )
+
+
+def _breakable(heading: str) -> str:
+    """A heading that may be broken after dots and slashes."""
+    return html.escape(heading).replace(".", ".<wbr>").replace("/", "/<wbr>")
 
 
 def _line(cells: Sequence[compare.Cell], swatch: str) -> list[str]:
@@ -168,17 +187,15 @@ def _swatch(group: Group) -> str:
 
 
 def _details(runs: Sequence[Run]) -> str:
-    """Failures and warnings, then the scenario and the machine of each group."""
+    """Warnings, then the scenario and the machine of each group."""
     notes = "".join(_notes(run) for run in runs)
     scenarios = "".join(_scenario(group) for group in groups(runs))
-    heading = "<h2>Failures and warnings</h2>" if notes else ""
+    heading = "<h2>Warnings</h2>" if notes else ""
     return f"<section>{heading}{notes}<h2>Scenarios</h2>{scenarios}</section>"
 
 
 def _notes(run: Run) -> str:
-    failed = run.overview.get("failed")
-    lines = [str(failed)] if failed else []
-    lines += [*run.problems, *run.events[:MAX_EVENTS]]
+    lines = [*run.problems, *run.events[:MAX_EVENTS]]
     if len(run.events) > MAX_EVENTS:
         lines.append(f"... {len(run.events) - MAX_EVENTS} more lines in events.log")
     head = f"{run.name}, seed {run.seed} ({run.status}): {run.path}"
@@ -189,7 +206,7 @@ def _scenario(group: Group) -> str:
     run = group.runs[0]
     versions = ", ".join(f"{k} {v}" for k, v in run.env.get("versions", {}).items() if v)
     head = group.label + (f" (seed {run.seed} of {len(group.runs)})" if len(group.runs) > 1 else "")
-    options = [f"{key}: {value}" for key, value in compare.flatten(run.scenario).items()]
+    options = [f"{key}: {value}" for key, value in flatten(run.scenario).items()]
     return _fold(head, [*options, "", f"# {run.env.get('command', '')}", f"# {versions}"])
 
 

@@ -19,8 +19,9 @@ from fedsim.dashboards.drawing import (
     curve,
     groups,
     line,
+    log_bytes,
     metric_label,
-    outline,
+    round_ticks,
     styled,
 )
 from fedsim.dashboards.panel import NothingToShow
@@ -43,8 +44,6 @@ class View:
     hover: str
     x: Callable[[Run], Values] | None = None
     log: bool = False
-    tickformat: str = ""
-    ticksuffix: str = ""
 
 
 def _bytes(run: Run) -> Values:
@@ -63,8 +62,6 @@ VIEWS = (
         "%{x:.3s}B",
         _bytes,
         log=True,
-        tickformat="~s",
-        ticksuffix="B",
     ),
     View("wall time", "wall time since the start (s)", "%{x:.1f} s", _seconds),
 )
@@ -76,10 +73,11 @@ def draw(runs: Sequence[Run]) -> go.Figure:
     if not drawn:
         raise NothingToShow("No run has been evaluated yet.")
     drawings = [_traces(drawn, view) for view in VIEWS]
+    axes = [_axis(view, traces, runs) for view, traces in zip(VIEWS, drawings, strict=True)]
     figure = styled(go.Figure(drawings[0]), height=480)
-    figure.update_layout(updatemenus=buttons(list(map(_button, VIEWS, drawings))))
-    figure.update_yaxes(title=_score_label(runs))
-    figure.update_xaxes(**_axis(VIEWS[0]))
+    figure.update_layout(updatemenus=buttons(list(map(_button, VIEWS, drawings, axes))))
+    figure.update_yaxes(title={"text": _score_label(drawn)})
+    figure.update_xaxes(**axes[0])
     return figure
 
 
@@ -87,8 +85,9 @@ def _score(run: Run) -> Values:
     return by_round(run, run.key_metric[0])
 
 
-def _score_label(runs: Sequence[Run]) -> str:
-    return "; ".join(dict.fromkeys(metric_label(run.key_metric[0]) for run in runs))
+def _score_label(drawn: Sequence[Group]) -> str:
+    keys = dict.fromkeys(run.key_metric[0] for group in drawn for run in group.runs)
+    return "; ".join(map(metric_label, keys))
 
 
 def _traces(drawn: Sequence[Group], view: View) -> list[go.Scatter]:
@@ -112,22 +111,21 @@ def _positive(points: Curve) -> Curve:
     )
 
 
-def _axis(view: View) -> dict[str, Any]:
-    return {
-        "title": {"text": view.axis},
-        "type": "log" if view.log else "linear",
-        "tickformat": view.tickformat,
-        "ticksuffix": view.ticksuffix,
-        "autorange": True,
-    }
+def _axis(view: View, traces: Sequence[go.Scatter], runs: Sequence[Run]) -> dict[str, Any]:
+    """Properties of the x axis; every view sets all of them, so that buttons undo each other."""
+    sent = [x for trace in traces for x in trace.x if x > 0]
+    ticks: dict[str, Any] = {"tickmode": None, "tickvals": None, "ticktext": None, "dtick": None}
+    if view.log and sent:
+        ticks |= log_bytes(sent)
+    if view.x is None:
+        ticks["dtick"] = round_ticks(runs)
+    kind = "log" if view.log else "linear"
+    return {"title": {"text": view.axis, "standoff": 8}, "type": kind, "autorange": True, **ticks}
 
 
-def _button(view: View, traces: Sequence[go.Scatter]) -> dict[str, Any]:
+def _button(view: View, traces: Sequence[go.Scatter], axis: dict[str, Any]) -> dict[str, Any]:
     data = {
-        "x": [list(t.x) for t in traces],
-        "y": [list(t.y) for t in traces],
-        "customdata": [t.customdata for t in traces],
-        "hovertemplate": [t.hovertemplate for t in traces],
+        key: [trace[key] for trace in traces] for key in ("x", "y", "customdata", "hovertemplate")
     }
-    layout = {f"xaxis.{key}": value for key, value in _axis(view).items()}
+    layout = {f"xaxis.{key}": value for key, value in axis.items()}
     return {"label": view.name, "method": "update", "args": [data, layout]}

@@ -7,29 +7,44 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.errors import PayloadError
 
-Arrays = dict[str, NDArray[np.generic]]
+Arrays = dict[str, NDArray[Any]]
 """Named arrays; insertion order is the layout."""
 
 
-def subtract(a: Mapping[str, NDArray], b: Mapping[str, NDArray]) -> Arrays:  # type: ignore[type-arg]
+def subtract(a: Mapping[str, NDArray[Any]], b: Mapping[str, NDArray[Any]]) -> Arrays:
     """``a - b``, name by name."""
     return {name: np.asarray(a[name] - b[name]) for name in a}
 
 
-def add(a: Mapping[str, NDArray], b: Mapping[str, NDArray]) -> Arrays:  # type: ignore[type-arg]
+def add(a: Mapping[str, NDArray[Any]], b: Mapping[str, NDArray[Any]]) -> Arrays:
     """``a + b``, name by name."""
     return {name: np.asarray(a[name] + b[name]) for name in a}
 
 
-def scale(a: Mapping[str, NDArray], factor: float) -> Arrays:  # type: ignore[type-arg]
+def scale(a: Mapping[str, NDArray[Any]], factor: float) -> Arrays:
     """``factor * a``, in each array's own dtype."""
     return {name: np.asarray(x * x.dtype.type(factor)) for name, x in a.items()}
+
+
+def conform(arrays: Mapping[str, NDArray[Any]], like: Mapping[str, NDArray[Any]]) -> Arrays:
+    """``arrays`` in the order and dtypes of ``like``: some stock strategies answer in float64.
+
+    Raises:
+        PayloadError: Names or shapes differ.
+    """
+    if arrays.keys() != like.keys():
+        raise PayloadError(f"arrays have other names: {sorted(set(arrays) ^ set(like))[:3]}")
+    for name, x in like.items():
+        if arrays[name].shape != x.shape:
+            raise PayloadError(f"array {name} has shape {arrays[name].shape}, not {x.shape}")
+    return {name: arrays[name].astype(x.dtype, copy=False) for name, x in like.items()}
 
 
 class WeightedMean:
@@ -46,7 +61,7 @@ class WeightedMean:
         self.weight = 0.0
         self._sum: Arrays = {}
 
-    def update(self, arrays: Mapping[str, NDArray], weight: float) -> None:  # type: ignore[type-arg]
+    def update(self, arrays: Mapping[str, NDArray[Any]], weight: float) -> None:
         """Add one contribution of the given weight."""
         term = scale(dict(arrays), weight)
         if not self._sum:
@@ -55,7 +70,7 @@ class WeightedMean:
             if term.keys() != self._sum.keys():
                 raise PayloadError("updates of one round have different array names")
             for name, x in term.items():
-                self._sum[name] += x  # type: ignore[operator]
+                self._sum[name] += x
         self.weight += weight
 
     def result(self) -> Arrays:
@@ -63,18 +78,18 @@ class WeightedMean:
         return scale(self._sum, 1.0 / self.weight)
 
 
-def non_finite(arrays: Mapping[str, NDArray]) -> str:  # type: ignore[type-arg]
+def non_finite(arrays: Mapping[str, NDArray[Any]]) -> str:
     """Name of the first array that holds a NaN or an infinity, or the empty string."""
     return next((name for name, x in arrays.items() if not np.isfinite(x).all()), "")
 
 
-def layout_digest(arrays: Mapping[str, NDArray]) -> bytes:  # type: ignore[type-arg]
+def layout_digest(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """Four bytes that identify names, dtypes and shapes (not values)."""
     text = "\n".join(f"{name} {x.dtype.str} {x.shape}" for name, x in arrays.items())
     return hashlib.blake2b(text.encode(), digest_size=4).digest()
 
 
-def sha256(arrays: Mapping[str, NDArray]) -> str:  # type: ignore[type-arg]
+def sha256(arrays: Mapping[str, NDArray[Any]]) -> str:
     """Hex digest of names and values, in name order; equal bits give equal digests."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
@@ -84,6 +99,6 @@ def sha256(arrays: Mapping[str, NDArray]) -> str:  # type: ignore[type-arg]
     return digest.hexdigest()
 
 
-def num_bytes(arrays: Iterable[NDArray]) -> int:  # type: ignore[type-arg]
+def num_bytes(arrays: Iterable[NDArray[Any]]) -> int:
     """Bytes of the raw values."""
     return sum(x.nbytes for x in arrays)

@@ -92,7 +92,7 @@ class Client:
         epoch = 0
         while (epoch < epochs) if steps is None else (done < steps):
             order = torch.randperm(self.num_examples, generator=self.generator)
-            for index in order.split(batch_size):
+            for index in order.split(batch_size):  # type: ignore[no-untyped-call]
                 if steps is not None and done == steps:
                     return
                 yield self.task.objective.collate(self.data, index)

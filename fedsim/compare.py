@@ -11,10 +11,11 @@ import re
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from fedsim.differences import differing, flatten, short_names, shown
 from fedsim.records import Record, dumps
 from fedsim.results import Run
 from fedsim.units import MISSING, human_bytes, human_score, human_time
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 SEED_KEYS = ("seed", "seeds")
 HEAD_KEYS = re.compile(r"name|seeds?(\.\d+)?|strategy\.name|codec(\.(up|down))?(\.\d+\.name)?")
 """Scenario keys that tables show in columns of their own."""
-DEFAULT = "(default)"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def table(runs: Sequence[Run]) -> Table:
     flat = [flatten(run.scenario) for run in runs]
     keys = tuple(key for key in differing(flat) if not HEAD_KEYS.fullmatch(key))
     rows = {
-        run.path: _row(run, {key: _shown(scenario, key) for key in keys})
+        run.path: _row(run, {key: shown(scenario, key) for key in keys})
         for run, scenario in zip(runs, flat, strict=True)
     }
     grouped = group(runs)
@@ -195,7 +195,7 @@ def labels(groups: Sequence[Sequence[Run]]) -> list[str]:
         alike = [flatten(g[0].scenario) for g in groups if g[0].name == name]
         keys = [key for key in differing(alike) if key.split(".")[0] not in SEED_KEYS]
         own = flatten(members[0].scenario)
-        details = ", ".join(f"{_short(key)}={_shown(own, key)}" for key in keys)
+        details = ", ".join(f"{n}={shown(own, key)}" for key, n in short_names(keys).items())
         texts.append(f"{name} ({details})" if details else name)
     repeated = {text for text, count in Counter(texts).items() if count > 1}
     seen: Counter[str] = Counter()
@@ -204,39 +204,6 @@ def labels(groups: Sequence[Sequence[Run]]) -> list[str]:
             seen[text] += 1
             texts[i] = f"{text} #{seen[text]}"
     return texts
-
-
-def _short(key: str) -> str:
-    """``strategy.server_momentum`` is ``server_momentum``; ``strategy.name`` is ``strategy``."""
-    parts = [part for part in key.split(".") if not part.isdigit()]
-    return parts[-2] if parts[-1] == "name" and len(parts) > 1 else parts[-1]
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one mapping with dotted keys.
-
-    >>> flatten({"codec": {"up": [{"name": "topk"}], "down": []}})
-    {'codec.up.0.name': 'topk', 'codec.down': []}
-    """
-    if isinstance(value, list) and value:
-        value = dict(enumerate(value))
-    if not isinstance(value, Mapping) or not value:
-        return {prefix: value} if prefix else {}
-    result = {}
-    for key, inner in value.items():
-        result.update(flatten(inner, f"{prefix}.{key}" if prefix else str(key)))
-    return result
-
-
-def differing(scenarios: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys of flat scenarios whose values are not the same everywhere, in order of appearance."""
-    keys = dict.fromkeys(key for scenario in scenarios for key in scenario)
-    return [key for key in keys if len({_shown(scenario, key) for scenario in scenarios}) > 1]
-
-
-def _shown(scenario: Mapping[str, Any], key: str) -> str:
-    value = scenario.get(key, DEFAULT)
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 FORMATS: dict[str, Callable[[float | None], str]] = {
@@ -303,15 +270,28 @@ def columns(compared: Table) -> list[str]:
 
     The metric is named in the heading when all runs share it.
     """
-    metrics = {row.metric for row in compared.rows}
+    metrics = _metrics(compared)
     score = metrics.pop() if len(metrics) == 1 else "score"
     head = ["run", "strategy", "codec", "seed", "rounds", f"best {score}", f"final {score}"]
-    return [*head, "up", "down", "wall time", "failed clients", "status", *compared.options]
+    return [
+        *head,
+        "up",
+        "down",
+        "wall time",
+        "failed clients",
+        "status",
+        *short_names(compared.options).values(),
+    ]
+
+
+def _metrics(compared: Table) -> set[str]:
+    """The key metrics of the runs that have been evaluated."""
+    return {row.metric for row in compared.rows if row.best is not None}
 
 
 def cells(row: Row, named_metric: bool = False) -> list[Cell]:
     """The cells of a row, for each of ``columns``; ``named_metric`` adds the metric's key."""
-    suffix = f" {row.metric}" if named_metric else ""
+    suffix = f" {row.metric}" if named_metric and row.best is not None else ""
     best = human_score(row.best) + (f" (round {row.best_round})" if row.best is not None else "")
     return [
         (row.name, row.name),
@@ -356,18 +336,27 @@ FOLDABLE = ("strategy", "codec", "seed", "rounds", "failed clients", "status")
 """Columns that move to the caption when all runs agree."""
 
 
-def _runs_table(compared: Table) -> RichTable:
+def layout(compared: Table) -> tuple[list[str], list[list[Cell]], str]:
+    """Headings, cells and caption of the table of runs, without the columns that tell nothing.
+
+    Columns of ``FOLDABLE`` in which several runs all agree are named in the caption instead.
+    """
     headings = columns(compared)
-    mixed = len({row.metric for row in compared.rows}) > 1
-    values = [[text for text, _ in cells(row, mixed)] for row in compared.rows]
+    mixed = len(_metrics(compared)) > 1
+    lines = [cells(row, mixed) for row in compared.rows]
     common = {
-        heading: column[0]
-        for heading, column in zip(headings, zip(*values, strict=True), strict=True)
-        if heading in FOLDABLE and len(set(column)) == 1 and len(values) > 1
+        heading: column[0][0]
+        for heading, column in zip(headings, zip(*lines, strict=True), strict=True)
+        if heading in FOLDABLE and len(set(column)) == 1 and len(lines) > 1
     }
-    caption = "all runs: " + "; ".join(f"{k} {v}" for k, v in common.items()) if common else ""
     keep = [i for i, heading in enumerate(headings) if heading not in common]
-    return _rich([headings[i] for i in keep], [[line[i] for i in keep] for line in values], caption)
+    caption = "All runs: " + "; ".join(f"{k} {v}" for k, v in common.items()) if common else ""
+    return [headings[i] for i in keep], [[line[i] for i in keep] for line in lines], caption
+
+
+def _runs_table(compared: Table) -> RichTable:
+    headings, lines, caption = layout(compared)
+    return _rich(headings, [[text for text, _ in line] for line in lines], caption)
 
 
 def _groups_table(compared: Table) -> RichTable:

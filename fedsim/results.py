@@ -76,13 +76,20 @@ class RunFolder:
     _noted: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @classmethod
-    def create(cls, root: Path, scenario: Scenario, source: Path | None) -> RunFolder:
+    def create(
+        cls,
+        root: Path,
+        scenario: Scenario,
+        source: Path | None,
+        key_metric: tuple[str, str] | None = None,
+    ) -> RunFolder:
         """Make a new folder below ``root`` and write all that is known before the run.
 
         Args:
             root: Parent of all runs, such as ``runs``.
             scenario: What is run; one seed of it.
             source: The user's file, copied as it is; None writes the resolved text instead.
+            key_metric: As for ``summarise``; lets readers judge the run before it has a summary.
 
         Raises:
             OutputError: The folder cannot be made or written.
@@ -98,7 +105,8 @@ class RunFolder:
             for name in ("rounds.jsonl", "clients.jsonl", "events.log"):
                 (folder.path / name).touch()
         write_text(folder.path / "resolved.yaml", resolved)
-        env = {"started": now.isoformat(), "run": identity(scenario), **environment()}
+        run = {**identity(scenario), "key_metric": key_metric}
+        env = {"started": now.isoformat(), "run": run, **environment()}
         write_text(folder.path / "env.json", dumps(env, indent=1))
         write_text(folder.path / "STATUS", "running\n")
         return folder
@@ -304,11 +312,14 @@ class Run:
     def key_metric(self) -> tuple[str, str]:
         """Key of the metric that the run is judged by, and its better direction.
 
-        Without a summary: the first ``eval/`` key that is not the loss; lower is better for
-        losses and perplexities.
+        Where the folder does not say: the first ``eval/`` key that is not the loss; lower is
+        better for losses and perplexities.
         """
         if self.summary and "key_metric" in self.summary:
             return self.summary["key_metric"]["name"], self.summary["key_metric"]["mode"]
+        if self.env.get("run", {}).get("key_metric"):
+            name, mode = self.env["run"]["key_metric"]
+            return name, mode
         keys = [k for r in self.rounds for k in r if k.startswith("eval/")]
         name = next((k for k in keys if k != "eval/loss"), "eval/loss")
         return name, "min" if name.endswith(("loss", "perplexity")) else "max"

@@ -19,7 +19,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp.strategy import Strategy
 
 from fedsim import records, registry
-from fedsim.arrays import sha256
+from fedsim.arrays import conform, sha256
 from fedsim.data import partition
 from fedsim.engine.blocks import Report
 from fedsim.engine.grid import WorkerGrid
@@ -34,7 +34,7 @@ from fedsim.scenario import Scenario
 from fedsim.seeds import Seeds
 from fedsim.strategy import (
     DeltaStrategy,
-    check_stock,
+    check_strategy,
     is_additive,
     sampling_arguments,
     to_arrays,
@@ -165,7 +165,7 @@ class Simulation:
     def write(self, record: Record, grid: WorkerGrid, arrays: ArrayRecord, start: float) -> None:
         """Test the weights when it is due and write the round."""
         server_round = record["round"]
-        weights = to_arrays(arrays)
+        weights = conform(to_arrays(arrays), grid.facts["arrays"])
         if self.is_tested(server_round):
             record |= _prefixed("eval/", grid.test(weights))
         if server_round == self.scenario.num_rounds:
@@ -252,7 +252,7 @@ def build_strategy(scenario: Scenario, num_clients: int) -> Strategy:
     fraction = evaluate.fraction_evaluate if evaluate.personal else 0.0
     sampling = sampling_arguments(cohort, round(fraction * num_clients), num_clients)
     strategy = registry.build("strategies", scenario.strategy.section, **sampling)
-    check_stock(strategy)
+    check_strategy(strategy)
     if isinstance(strategy, DeltaStrategy):
         strategy.fraction_train = cohort / num_clients
         strategy.fraction_evaluate = fraction

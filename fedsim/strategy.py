@@ -25,10 +25,20 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedProx, FedYogi, Strategy
+from flwr.serverapp.strategy import (
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedProx,
+    FedXgbBagging,
+    FedXgbCyclic,
+    FedYogi,
+    Strategy,
+)
 
-from fedsim.arrays import Arrays, WeightedMean, subtract
-from fedsim.errors import ScenarioError
+from fedsim.arrays import Arrays, WeightedMean, conform, subtract
+from fedsim.errors import PluginError
 from fedsim.seeds import Seeds
 
 ARRAYS, DELTA, CONFIG, METRICS = "arrays", "delta", "config", "metrics"
@@ -99,7 +109,7 @@ class DeltaStrategy(Strategy):
         if not mean.weight:
             return None, None
         updated = self.server_update(self._weights, mean.result(), self.state)
-        return to_record(_same_dtypes(updated, self._weights)), metrics.result()
+        return to_record(conform(updated, self._weights)), metrics.result()
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -172,10 +182,6 @@ def to_record(arrays: Arrays) -> ArrayRecord:
     return ArrayRecord({name: Array(np.asarray(x)) for name, x in arrays.items()})
 
 
-def _same_dtypes(arrays: Arrays, like: Arrays) -> Arrays:
-    return {name: x.astype(like[name].dtype, copy=False) for name, x in arrays.items()}
-
-
 def _messages(
     nodes: list[int], server_round: int, arrays: ArrayRecord, config: ConfigRecord, kind: str
 ) -> list[Message]:
@@ -199,14 +205,20 @@ def sampling_arguments(cohort: int, evaluated: int, num_clients: int) -> dict[st
     }
 
 
-def check_stock(strategy: Any) -> None:
-    """Refuse what is no Flower strategy.
+def check_strategy(strategy: Any) -> None:
+    """Refuse what cannot aggregate the updates of a torch model.
 
     Raises:
-        ScenarioError: The object cannot configure and aggregate rounds.
+        PluginError: It is no Flower strategy, or one that aggregates trees.
     """
+    if isinstance(strategy, FedXgbBagging | FedXgbCyclic):
+        raise PluginError(
+            f"{type(strategy).__name__} aggregates XGBoost trees, not the arrays of a torch model",
+            key=("strategy",),
+            allowed="Any other strategy of flwr.serverapp.strategy",
+        )
     if not isinstance(strategy, Strategy):
-        raise ScenarioError(
+        raise PluginError(
             f"{type(strategy).__name__} is not a Flower strategy",
             key=("strategy",),
             hint="Subclass fedsim.strategy.DeltaStrategy or flwr.serverapp.strategy.Strategy",

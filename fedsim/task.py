@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedsim import registry
-from fedsim.arrays import Arrays
+from fedsim.arrays import Arrays, conform, subtract
 from fedsim.data.partition import Split
-from fedsim.errors import PayloadError
 from fedsim.models import adapt, warm_start
 from fedsim.scenario import ModelSection, Scenario
 from fedsim.seeds import Seeds
@@ -104,36 +104,28 @@ class Task:
 
     def trainable(self) -> Arrays:
         """Copies of everything that is trained and exchanged, by parameter name."""
-        return {
-            name: np.array(t.detach().cpu().numpy(), copy=True) for name, t in self._tensors.items()
-        }
+        return {name: x.copy() for name, x in self._views().items()}
 
-    def load(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Set the exchanged tensors in place and every other buffer to its initial value.
 
         Raises:
             PayloadError: Names or shapes differ from the model's.
         """
-        if arrays.keys() != self._tensors.keys():
-            odd = set(arrays) ^ set(self._tensors)
-            raise PayloadError(f"arrays do not fit the model: {sorted(odd)[:3]}")
         with torch.no_grad():
             for buffer, initial in self._buffers:
                 buffer.copy_(initial)
-            for name, tensor in self._tensors.items():
-                value = torch.as_tensor(np.ascontiguousarray(arrays[name]))
-                if value.shape != tensor.shape:
-                    raise PayloadError(
-                        f"array {name} has shape {tuple(value.shape)}, not {tuple(tensor.shape)}"
-                    )
-                tensor.copy_(value)  # never alias: the source may be shared memory
+            views = self._views()
+            for name, value in conform(arrays, views).items():
+                np.copyto(views[name], value)  # a copy: the source may be shared memory
 
-    def difference(self, received: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+    def _views(self) -> Arrays:
+        """The exchanged tensors' own memory as arrays."""
+        return {name: t.detach().numpy() for name, t in self._tensors.items()}
+
+    def difference(self, received: Mapping[str, NDArray[Any]]) -> Arrays:
         """The wire's delta: current value minus ``received``, by name."""
-        return {
-            name: np.asarray(t.detach().cpu().numpy() - received[name])
-            for name, t in self._tensors.items()
-        }
+        return subtract(self._views(), received)
 
     def client_data(self, client: int, part: Literal["train", "test"] = "train") -> Batch:
         """The encoded rows of a client; converted once and kept within a memory budget."""

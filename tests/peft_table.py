@@ -8,8 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from fedsim.scenario import Scenario
 
 MODELS = ("bert", "vit", "llama")
 EXPERTS = "EXPERTS"
@@ -171,28 +174,40 @@ def _table() -> dict[str, Row]:
 TABLE = _table()
 
 
+SIZE: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+DRY = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": {"model_type": "bert", **SIZE, **DRY, "max_position_embeddings": 32},
+    "vit": {"model_type": "vit", **SIZE, **DRY, "patch_size": 4},
+    "llama": {"model_type": "llama", **SIZE, "max_position_embeddings": 32},
+}
+"""``model.config`` of a scenario; the tasks add what the data says."""
+TASKS: dict[str, dict[str, Any]] = {
+    "bert": {"name": "text_classification", "max_length": 16},
+    "vit": {"name": "image_classification"},
+    "llama": {"name": "causal_lm", "text_column": "text", "max_length": 16, "generate_rows": 0},
+}
+
+
 def build(name: str) -> nn.Module:
     """A tiny model with random weights and without dropout; equal at each call."""
     import transformers as hf
 
-    size: dict[str, Any] = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-    }
-    dry = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     torch.manual_seed(0)
+    options = {k: v for k, v in CONFIGS[name].items() if k != "model_type"}
     if name == "bert":
-        bert = hf.BertConfig(
-            **size, **dry, vocab_size=100, max_position_embeddings=32, num_labels=3
+        return hf.BertForSequenceClassification(
+            hf.BertConfig(**options, vocab_size=100, num_labels=3)
         )
-        return hf.BertForSequenceClassification(bert)
     if name == "vit":
-        pixels = {"image_size": 8, "patch_size": 4, "num_channels": 1}
-        return hf.ViTForImageClassification(hf.ViTConfig(**size, **dry, **pixels, num_labels=3))
-    llama = hf.LlamaConfig(**size, vocab_size=100, max_position_embeddings=32)
-    return hf.LlamaForCausalLM(llama)
+        config = hf.ViTConfig(**options, image_size=8, num_channels=1, num_labels=3)
+        return hf.ViTForImageClassification(config)
+    return hf.LlamaForCausalLM(hf.LlamaConfig(**options, vocab_size=100))
 
 
 def batch(name: str) -> dict[str, Tensor]:
@@ -201,3 +216,41 @@ def batch(name: str) -> dict[str, Tensor]:
     if name == "vit":
         return {"pixel_values": torch.randn(4, 1, 8, 8, generator=generator)}
     return {"input_ids": torch.randint(1, 100, (4, 6), generator=generator)}
+
+
+def rows(pixels: bool) -> dict[str, Any]:
+    """Data of a scenario: 8x8 images or short texts of three classes."""
+    from datasets import Dataset
+
+    rng = np.random.default_rng(0)
+    label = np.arange(48) % 3
+    if pixels:
+        images = rng.integers(0, 256, size=(48, 8, 8), dtype=np.uint8)
+        data = Dataset.from_dict({"image": images, "label": label})
+    else:
+        words = np.array(["good", "bad", "plain", "day", "night", "sea"])
+        texts = [" ".join(rng.choice(words, size=4)) for _ in label]
+        data = Dataset.from_dict({"text": texts, "label": label})
+    return {"train": data, "test": data.select(range(12))}
+
+
+def scenario(name: str, peft: dict[str, Any]) -> Scenario:
+    """One round of two clients with a tiny model and an adapter, in this process."""
+    return Scenario.model_validate(
+        {
+            "name": f"{peft['peft_type'].lower()}-{name}",
+            "num_rounds": 1,
+            "num_clients": 4,
+            "clients_per_round": 2,
+            "task": TASKS[name],
+            "model": {"config": CONFIGS[name], "peft": peft},
+            "data": {"path": "tests.peft_table:rows", "options": {"pixels": name == "vit"}},
+            "client": {
+                "name": "sgd",
+                "optimizer": "AdamW",
+                "batch_size": 4,
+                "learning_rate": 0.01,
+            },
+            "engine": {"backend": "inline"},
+        }
+    )

@@ -11,14 +11,16 @@ from torch import nn
 from fedsim.scenario import Scenario
 
 
-def blobs(rows: int = 120, features: int = 4, classes: int = 3, seed: int = 0) -> dict[str, Dataset]:
+def blobs(
+    rows: int = 120, features: int = 4, classes: int = 3, seed: int = 0
+) -> dict[str, Dataset]:
     """Gaussian clusters, one per class."""
     rng = np.random.default_rng(seed)
     centers = rng.normal(size=(classes, features)) * 2
     labels = np.arange(rows) % classes
     x = centers[labels] + rng.normal(size=(rows, features))
     data = Dataset.from_dict({"features": x.astype(np.float32), "label": labels})
-    return {"train": data, "test": data.select(range(0, rows, 3))}
+    return {"train": data, "test": data.select(range(0, rows, 4))}
 
 
 def logistic(features: int = 4, classes: int = 3) -> nn.Module:

@@ -66,7 +66,7 @@ def make_run(
     values: dict[str, Any] | None = None,
     losses: Sequence[float] = (0.5, 1.0, 1.5),
     status: str = "done",
-    failed: bool | str = False,
+    reason: bool | str = False,
     **costs: Any,
 ) -> Run:
     """Write a run folder as the engine would, and open it.
@@ -77,7 +77,7 @@ def make_run(
         values: Scenario keys to set.
         losses: Train loss of each client, in every round.
         status: ``running`` leaves the run without a summary.
-        failed: Reason, for the summary.
+        reason: Why the run failed, for the summary.
         **costs: For ``round_records``.
     """
     spec = scenario(**(values or {}))
@@ -90,6 +90,6 @@ def make_run(
     if status != "running":
         key_metric = ("eval/accuracy", "max")
         folder.finish(
-            summarise(identity(spec), records, key_metric=key_metric, failed=failed), status
+            summarise(identity(spec), records, key_metric=key_metric, failed=reason), status
         )
     return Run.open(folder.path)

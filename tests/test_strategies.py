@@ -95,7 +95,9 @@ def test_ours_equal_flowers(section, stock):
 
 
 def test_momentum_zero_is_fedavg():
-    one = rounds(registry.build("strategies", {"name": "fedavgm", "server_momentum": 0.0}), 4, "delta")
+    one = rounds(
+        registry.build("strategies", {"name": "fedavgm", "server_momentum": 0.0}), 4, "delta"
+    )
     two = rounds(registry.build("strategies", {"name": "fedavg"}), 4, "delta")
     for key in one:
         np.testing.assert_array_equal(one[key], two[key])

@@ -205,7 +205,8 @@ def _table(
     if column is not None:
         _check_column(train, column)
     if not target.__module__.startswith("flwr_datasets."):  # may look at any column
-        return slim.build(train.select(order).with_format("arrow")[:], exact=True), []
+        table = train.with_format("arrow")[:].take(order)
+        return slim.build(table.combine_chunks(), exact=True), []
     if column is None:
         return slim.build(pa.table({"position": np.arange(len(order))}), exact=False), []
     values = _column(train, column).to_numpy()[order]
@@ -275,10 +276,9 @@ def _readable(plugin: Plugin, options: dict[str, Any], labels: list[Any]) -> Ite
             key=KEY,
             hint=_hint(options, labels),
         ) from error
-    # The first words tell kinds apart; of repeated attempts only the last is worth a line.
-    said = {str(w.message)[:40]: str(w.message) for w in caught if w.category is UserWarning}
-    for message in said.values():
-        _log.warning("partitioner '%s': %s", plugin.name, message)
+    for message in dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning):
+        if "will be repeated" not in message:  # an attempt that failed before one that did not
+            _log.warning("partitioner '%s': %s", plugin.name, message)
 
 
 def _hint(options: dict[str, Any], labels: list[Any]) -> str:

@@ -50,5 +50,5 @@ def row_numbers(part: Dataset) -> NDArray[np.int64]:
     if isinstance(part, SlimDataset):
         rows = part.data.column(ROW)
     else:
-        rows = part.with_format("arrow")[:][ROW]
+        rows = part.select_columns([ROW]).with_format("arrow")[:][ROW]
     return np.asarray(rows.to_numpy(), dtype=np.int64)

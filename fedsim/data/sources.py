@@ -7,6 +7,7 @@ splits; ``train_split`` and ``test_split`` then pick rows in the Hugging Face sp
 
 from __future__ import annotations
 
+import gc
 import glob
 import traceback
 import warnings
@@ -209,7 +210,7 @@ def _readable(what: str, **place: Any) -> Iterator[None]:
             raise
         except Exception as error:
             reason = _root_cause(error)
-            _clear_frames(error)
+            _let_go(error)
             raise DataError(f"{what}: {reason}", **place) from None
 
 
@@ -221,10 +222,13 @@ def _root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {text if len(text) <= 300 else text[:300] + ' ...'}"
 
 
-def _clear_frames(error: BaseException | None) -> None:
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+def _let_go(error: BaseException) -> None:
+    """Close the files that a parser's frames hold, while the warning about it is ignored."""
+    inner: BaseException | None = error
+    while inner is not None:
+        traceback.clear_frames(inner.__traceback__)
+        inner = inner.__cause__ or inner.__context__
+    gc.collect()
 
 
 @contextmanager

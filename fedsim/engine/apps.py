@@ -66,7 +66,7 @@ def client_app(worker: Worker, block: Block) -> ClientApp:
         worker.task.load(received)
         view = worker._client(context.node_id, block, received, {})
         update = method.train(view)
-        metrics = {NUM_EXAMPLES: update.num_examples, **update.metrics}
+        metrics: dict[str, Any] = {NUM_EXAMPLES: update.num_examples, **update.metrics}
         content = RecordDict(
             {ARRAYS: to_record(add(received, update.arrays)), METRICS: MetricRecord(metrics)}
         )
@@ -78,4 +78,4 @@ def client_app(worker: Worker, block: Block) -> ClientApp:
 def _message(client: int, received: Arrays, config: Any) -> Message:
     content = RecordDict({ARRAYS: to_record(received), CONFIG: ConfigRecord(dict(config))})
     metadata = Metadata(1, "m", 0, client, "", "", 0.0, 3600.0, "train")
-    return Message(content, metadata=metadata)
+    return Message(content, metadata=metadata)  # type: ignore[call-overload,no-any-return]

@@ -16,7 +16,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from fedsim.arrays import Arrays, add
+from fedsim.arrays import Arrays, add, conform
 from fedsim.codec import Payload
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, ClientState, Report, cut
 from fedsim.engine.worker import Codecs, Recipe, build_codecs
@@ -110,11 +110,14 @@ class WorkerGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Train or evaluate the addressed clients; replies stream in order of client index."""
-        groups = self._group(sorted(messages, key=lambda m: m.metadata.dst_node_id))
-        return self._replies(groups) if groups else []
+        """Train or evaluate the addressed clients; replies come in order of client index.
 
-    def get_node_ids(self) -> Sequence[int]:  # type: ignore[override]
+        Replies with deltas stream; stock strategies go over theirs several times and get a list.
+        """
+        groups = self._group(sorted(messages, key=lambda m: m.metadata.dst_node_id))
+        return self._replies(groups) if self.deltas else list(self._replies(groups))
+
+    def get_node_ids(self) -> Sequence[int]:
         """The clients, as a range: nothing is listed."""
         return range(self.num_clients)
 
@@ -163,7 +166,7 @@ class WorkerGrid(Grid):
         return list(groups.values())
 
     def _encode(self, record: ArrayRecord) -> tuple[Broadcast, Arrays]:
-        arrays = to_arrays(record)
+        arrays = conform(to_arrays(record), self.facts["arrays"])
         payload = self.codecs.down.encode(arrays, {})
         self._broadcasts += 1
         data = np.frombuffer(payload.data, dtype=np.uint8)

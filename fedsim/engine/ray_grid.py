@@ -5,6 +5,7 @@ Blocks go to whichever actor is idle; which one works on a block has no influenc
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import sys
@@ -119,21 +120,21 @@ def _start(address: str, num_workers: int) -> Any:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
     import ray
 
-    local = {"num_cpus": num_workers, "include_dashboard": False} if address == "local" else {}
+    local: dict[str, Any] = {"num_cpus": num_workers, "include_dashboard": False}
     try:
         ray.init(
             address=address,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             log_to_driver=False,
             configure_logging=False,
-            **local,
+            **(local if address == "local" else {}),
         )
     except Exception as error:
         raise RunError(
             f"Ray did not start ({address}): {error}", hint="Try engine.backend=inline"
         ) from error
-    if ray.cluster_resources().get("CPU", 0) < num_workers:
-        cpus = int(ray.cluster_resources().get("CPU", 0))
+    cpus = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
+    if cpus < num_workers:
         ray.shutdown()
         raise RunError(f"{num_workers} workers need as many CPUs; the cluster has {cpus}")
     return ray

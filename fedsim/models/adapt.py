@@ -132,7 +132,7 @@ def _with_adapter(model: nn.Module, peft: Mapping[str, Any]) -> nn.Module:
         for head in heads:
             model.get_submodule(head).requires_grad_()
     if kind == "FROD":  # torch warns at the first use unless checks were switched on or off
-        torch.sparse.check_sparse_tensor_invariants.disable()
+        torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
     if kind in ("POLY", "MULTITASK_PROMPT_TUNING"):
         _use_task_zero(wrapped)
     if not any(p.requires_grad for p in wrapped.parameters()):
@@ -246,7 +246,7 @@ def _apply(model: nn.Module, kind: str, options: Mapping[str, Any]) -> nn.Module
             config = catalogue.config_class(kind)(**options)
             wrapped: nn.Module = get_peft_model(model, config)
         except Exception as error:
-            raise _explained(error, model, kind) from error
+            raise _explained(error, model, kind, options) from error
     return wrapped
 
 
@@ -258,17 +258,27 @@ def _without_harmless_warnings() -> Iterator[None]:
         yield
 
 
-def _explained(error: Exception, model: nn.Module, kind: str) -> ModelError:
+def _explained(
+    error: Exception, model: nn.Module, kind: str, options: Mapping[str, Any]
+) -> ModelError:
     """peft's own words, with the option they are about and what the model offers."""
     from peft.utils.error import NoMatchingPeftModuleError
 
     words = str(error) or type(error).__name__
-    named = [name for name in catalogue.option_fields(kind) if re.search(rf"\b{name}\b", words)]
-    if isinstance(error, NoMatchingPeftModuleError):
-        named.insert(0, "target_modules")
-    option = named[0] if named else "peft_type"
+    option = _option_named_in(words, kind) or "peft_type"
+    if isinstance(error, NoMatchingPeftModuleError) and options.get("target_modules"):
+        option = "target_modules"
+        words = f"{options[option]!r} match no layer of {type(model).__name__}"
     hint = _layers_hint(model, kind) if option.endswith("_modules") else ""
     return _fault(f"peft cannot build {kind}: {words}", option, hint=hint)
+
+
+def _option_named_in(words: str, kind: str) -> str | None:
+    """The first option of a type that a message mentions, as ``task_type`` or ``task type``."""
+    for name in catalogue.option_fields(kind):
+        if re.search(rf"\b{name.replace('_', '[_ ]')}\b", words):
+            return name
+    return None
 
 
 def _layers_hint(model: nn.Module, kind: str) -> str:

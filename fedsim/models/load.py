@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedsim import registry
 from fedsim.errors import Key, ModelError, PluginError, did_you_mean
 from fedsim.scenario import ModelSection
+
+if TYPE_CHECKING:
+    from torch import nn
 
 T = TypeVar("T")
 EXTRA_OPTIONS = ("attn_implementation", "num_labels", "output_attentions")
@@ -171,6 +171,8 @@ def is_function(name: str) -> bool:
 
 
 def _from_function(name: str, options: dict[str, Any], defaults: dict[str, Any]) -> nn.Module:
+    from torch import nn
+
     try:
         target = registry.import_object(name)
         if not callable(target):
@@ -205,6 +207,7 @@ def _model_error(error: PluginError, key: Key) -> ModelError:
 def _from_pretrained(
     section: ModelSection, name: str, auto_class: str, defaults: dict[str, Any]
 ) -> nn.Module:
+    import torch
     import transformers
 
     def get(place: str, **where: Any) -> nn.Module:

@@ -66,7 +66,7 @@ def train(
     model.train()
     for epoch in range(section.epochs):
         order = torch.randperm(rows, generator=generator)
-        for index in order.split(section.batch_size):
+        for index in order.split(section.batch_size):  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
             loss = objective.loss(model, objective.collate(data, index))
             loss.backward()  # type: ignore[no-untyped-call]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from fedsim.errors import DataError, ModelError, did_you_mean
+from fedsim.models import load
+from fedsim.scenario import ModelSection
 from fedsim.task import Batch
 
 if TYPE_CHECKING:
@@ -34,6 +38,20 @@ def check_column(rows: Dataset, name: str, option: str) -> None:
 def texts(rows: Dataset, column: str) -> list[str]:
     """A column as strings; an empty cell is an empty text."""
     return ["" if value is None else str(value) for value in rows[column][:]]
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, *columns: list[str], **options: Any
+) -> Mapping[str, list[list[int]]]:
+    """Call a tokenizer on texts or pairs of texts; no rows give no ids.
+
+    It is quiet about texts that are longer than its model: the tasks cut them.
+    """
+    if not columns[0]:  # transformers fails on an empty list
+        return defaultdict(list)
+    with load.quiet():
+        encoded: Mapping[str, list[list[int]]] = tokenizer(*columns, **options)
+    return encoded
 
 
 def padded(ids: Sequence[Sequence[int]], length: int, fill: int) -> Tensor:
@@ -64,14 +82,20 @@ def logits(model: nn.Module, batch: Batch) -> Tensor:
     return values
 
 
-def context_length(model: nn.Module) -> int | None:
-    """Tokens that a transformers model has positions for, or None when it does not say."""
+def context_length(model: nn.Module, section: ModelSection) -> float:
+    """Tokens of a row that a model has positions for; infinite when it does not say.
+
+    The virtual tokens that a prompt adapter of the ``model`` section will add are taken off.
+    """
     config = getattr(model, "config", None)
-    value = getattr(_text_config(config), "max_position_embeddings", None)
-    return value if isinstance(value, int) and value > 0 else None
+    positions = getattr(_text_config(config), "max_position_embeddings", None)
+    virtual = (section.peft or {}).get("num_virtual_tokens")
+    return (positions or math.inf) - (virtual if isinstance(virtual, int) else 0)
 
 
-def check_fit(model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+def check_fit(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, section: ModelSection, max_length: int
+) -> None:
     """Refuse token ids that the model has no embedding for, and rows longer than its context.
 
     Raises:
@@ -84,12 +108,12 @@ def check_fit(model: nn.Module, tokenizer: PreTrainedTokenizerBase, max_length: 
             key=("model", "tokenizer"),
             hint="Set the configuration's vocab_size, or use the model's own tokenizer",
         )
-    context = context_length(model)
-    if context is not None and max_length > context:
+    context = context_length(model, section)
+    if max_length > context:
         raise ModelError(
             f"rows of {max_length} tokens do not fit the model",
             key=("task", "max_length"),
-            allowed=f"At most {context} tokens (the model's max_position_embeddings)",
+            allowed=f"At most {context:.0f} tokens: max_position_embeddings less virtual tokens",
         )
 
 

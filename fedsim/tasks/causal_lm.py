@@ -9,8 +9,8 @@ falls inside a token.
 from __future__ import annotations
 
 import math
-import string
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,14 +25,13 @@ from fedsim.scenario import ModelSection
 from fedsim.task import Batch, Objective, Totals
 
 from . import _text
+from ._template import Template, parse
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 IGNORED = -100
 """Label of positions that are not learned: prompt and padding."""
-Template = list[tuple[str, str | None]]
-"""Literal text, each followed by the column to insert after it."""
 
 
 @dataclass(kw_only=True)
@@ -74,10 +73,11 @@ class CausalLM(Objective):
                 key=("task",),
                 hint='For example prompt: "{instruction} ", answer: "{response}"',
             )
-        self._prompt = _parse(self.prompt, "prompt")
-        self._answer = [("", self.text_column)] if self.text_column else []
-        self._answer += _parse(self.answer, "answer")
-        if not any(column for _, column in self._answer):
+        self._prompt = parse(self.prompt, "prompt")
+        self._answer = parse(self.answer, "answer")
+        if self.text_column:
+            self._answer = Template("text_column", (("", self.text_column),))
+        if not self._answer.columns:
             raise ScenarioError(
                 "the template names no column, so every row has the same answer",
                 key=("task", "answer"),
@@ -86,8 +86,9 @@ class CausalLM(Objective):
 
     def build_model(self, section: ModelSection, train: Dataset) -> nn.Module:
         """A language model, and the tokenizer that goes with it."""
-        texts = [*self._render(train, self._prompt), *self._render(train, self._answer)]
-        self._tokenizer = tokenizer.build(section, texts)
+        self._prompt.check(train)
+        self._answer.check(train)
+        self._tokenizer = tokenizer.build(section, self._all_texts(train))
         if self._tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no end token", key=("model", "tokenizer"))
         model = load.build(
@@ -98,16 +99,16 @@ class CausalLM(Objective):
             bos_token_id=self._tokenizer.bos_token_id,
             eos_token_id=self._tokenizer.eos_token_id,
         )
-        _text.check_fit(model, self._tokenizer, self.max_length)
-        self._check_generation(model)
+        _text.check_fit(model, self._tokenizer, section, self.max_length)
+        self._check_generation(model, section)
         return model
 
     @property
     def _generates(self) -> bool:
         return bool(self.prompt) and self.generate_rows > 0
 
-    def _check_generation(self, model: nn.Module) -> None:
-        room = (_text.context_length(model) or math.inf) - self.max_new_tokens
+    def _check_generation(self, model: nn.Module, section: ModelSection) -> None:
+        room = _text.context_length(model, section) - self.max_new_tokens
         if self._generates and room < 1:
             raise ModelError(
                 f"{self.max_new_tokens} new tokens leave no room for a prompt",
@@ -122,25 +123,12 @@ class CausalLM(Objective):
             )
         self._prompt_room = int(min(self.max_length, room))
 
-    def _render(self, rows: Dataset, template: Template) -> list[str]:
-        option = "text_column" if self.text_column else "prompt"
-        option = "answer" if template is self._answer and self.answer else option
-        columns = {}
-        for _, column in template:
-            if column is not None:
-                _text.check_column(rows, column, option)
-                columns[column] = _text.texts(rows, column)
-        return [
-            "".join(literal + (columns[c][row] if c is not None else "") for literal, c in template)
-            for row in range(len(rows))
-        ]
+    def _all_texts(self, rows: Dataset) -> Iterator[str]:
+        yield from self._prompt.render(rows)
+        yield from self._answer.render(rows)
 
-    def _token_ids(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        with load.quiet():  # rows longer than the model are cut here, not a fault
-            ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return ids
+    def _token_ids(self, texts: Iterator[str]) -> list[list[int]]:
+        return _text.tokenize(self._tokenizer, list(texts), add_special_tokens=False)["input_ids"]
 
     @property
     def _start(self) -> list[int]:
@@ -152,8 +140,8 @@ class CausalLM(Objective):
 
         ``labels`` repeats ``input_ids`` where the answer is and is -100 elsewhere.
         """
-        prompts = self._token_ids(self._render(rows, self._prompt))
-        answers = self._token_ids(self._render(rows, self._answer))
+        prompts = self._token_ids(self._prompt.render(rows))
+        answers = self._token_ids(self._answer.render(rows))
         room = self.max_length - len(self._start)
         ids, labels = [], []
         for prompt, answer in zip(prompts, answers, strict=True):
@@ -204,30 +192,42 @@ class CausalLM(Objective):
         from rouge_score.rouge_scorer import RougeScorer
 
         rows = rows.select(range(min(self.generate_rows, len(rows))))
-        prompts = self._token_ids(self._render(rows, self._prompt))
-        generated = self._generate(model, prompts)
+        generated = self._generate(model, self._token_ids(self._prompt.render(rows)))
         scorer = RougeScorer(["rougeL"])
         scores = [
             scorer.score(target=wanted, prediction=said)["rougeL"].fmeasure
-            for wanted, said in zip(self._render(rows, self._answer), generated, strict=True)
+            for wanted, said in zip(self._answer.render(rows), generated, strict=True)
         ]
         return {"rouge_l": sum(scores) / len(scores)}
 
-    def _generate(self, model: nn.Module, prompts: Sequence[list[int]]) -> list[str]:
-        from transformers import GenerationConfig
+    def _generate(self, model: nn.Module, prompts: list[list[int]]) -> list[str]:
+        """Greedy answers.
 
+        Equally long prompts go together, without padding: GPT-2 with a prompt adapter counts
+        padding as positions and would answer differently.
+        """
         room = self._prompt_room - len(self._start)
         given = [[*self._start, *(prompt[-room:] if room else [])] for prompt in prompts]
-        length = max(map(len, given))
-        # a decoder continues at the right end, so padding goes to the left: flip, pad, flip
-        flipped = [tokens[::-1] for tokens in given]
-        inputs = _text.padded(flipped, length, self._tokenizer.pad_token_id).flip(1)
+        answers = [""] * len(given)
         model.eval()
-        with load.quiet(), torch.no_grad():
-            outputs = model.generate(  # type: ignore[operator]
-                input_ids=inputs,
-                attention_mask=_text.attention_mask(flipped, length).flip(1),
-                generation_config=GenerationConfig(
+        for length in sorted(set(map(len, given))):
+            rows = [row for row, tokens in enumerate(given) if len(tokens) == length]
+            outputs = self._continued(model, torch.tensor([given[row] for row in rows]))
+            said = self._tokenizer.batch_decode(outputs[:, length:], skip_special_tokens=True)
+            for row, text in zip(rows, said, strict=True):
+                answers[row] = text
+        return answers
+
+    def _continued(self, model: nn.Module, input_ids: Tensor) -> Tensor:
+        from transformers import GenerationConfig
+
+        with load.quiet(), torch.no_grad(), warnings.catch_warnings():
+            # peft drops the positions that generate makes for a prompt adapter, and says so
+            warnings.filterwarnings("ignore", "Position ids are not supported")
+            outputs: Tensor = model.generate(  # type: ignore[operator]
+                input_ids=input_ids,
+                attention_mask=torch.ones_like(input_ids),
+                generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
                     do_sample=False,
                     max_new_tokens=self.max_new_tokens,
                     pad_token_id=self._tokenizer.pad_token_id,
@@ -235,30 +235,7 @@ class CausalLM(Objective):
                     eos_token_id=self._tokenizer.eos_token_id,
                 ),
             )
-        texts: list[str] = self._tokenizer.batch_decode(
-            outputs[:, length:], skip_special_tokens=True
-        )
-        return texts
-
-
-def _parse(template: str, option: str) -> Template:
-    try:
-        pieces = list(string.Formatter().parse(template))
-    except ValueError as error:
-        raise ScenarioError(
-            f"the template is malformed: {error}",
-            key=("task", option),
-            hint="Columns are written {column}, braces {{ and }}",
-        ) from None
-    for _, column, form, conversion in pieces:
-        if column is not None and (not column or form or conversion):
-            raise ScenarioError(
-                f"the template has '{{{column}{'!' if conversion else ''}{conversion or ''}"
-                f"{':' if form else ''}{form}}}', which is not a column's name",
-                key=("task", option),
-                hint="Columns are written {column}, braces {{ and }}",
-            )
-    return [(literal, column) for literal, column, _, _ in pieces]
+        return outputs
 
 
 def _fitted(prompt: list[int], answer: list[int], room: int) -> tuple[list[int], list[int]]:

@@ -65,7 +65,7 @@ class TextClassification(Objective):
             bos_token_id=self._tokenizer.bos_token_id,
             eos_token_id=self._tokenizer.eos_token_id,
         )
-        _text.check_fit(model, self._tokenizer, self.max_length)
+        _text.check_fit(model, self._tokenizer, section, self.max_length)
         self._segments = (
             len(self._columns) == 2
             and "token_type_ids" in self._tokenizer.model_input_names
@@ -88,7 +88,8 @@ class TextClassification(Objective):
         """
         for column in self._columns:
             _text.check_column(rows, column, "text_column")
-        encoded = self._tokenizer(
+        encoded = _text.tokenize(
+            self._tokenizer,
             *(_text.texts(rows, column) for column in self._columns),
             truncation=True,
             max_length=self.max_length,

@@ -1,0 +1,330 @@
+"""Comparisons and the report page: numbers a person can check, and nothing fetched."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import statistics
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plotly.offline import get_plotlyjs
+from rich.console import Console
+
+from fedsim import compare
+from fedsim.dashboards import clients, communication, drawing, page, score
+from fedsim.dashboards.panel import NothingToShow
+from fedsim.errors import OutputError
+from fedsim.results import Run, RunFolder
+from tests.run_folders import make_run, scenario
+
+NASTY = "<b>x</b></script><script>alert(1)</script>&%{x}"
+
+
+@pytest.fixture
+def seeds(tmp_path: Path) -> list[Run]:
+    """Three seeds with final scores 0.2, 0.4 and 0.9."""
+    finals = (0.2, 0.4, 0.9)
+    return [make_run(tmp_path, (0.1, v), values={"seed": s}) for s, v in enumerate(finals)]
+
+
+def printed(compared: compare.Table, width: int = 200) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    compare.print_table(compared, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+# ---- compare
+
+
+def test_seeds_are_one_group_with_mean_and_sample_deviation(seeds: list[Run]) -> None:
+    (group,) = compare.table(seeds).groups
+    final = group.spreads["final"]
+    assert (final.n, final.mean) == (3, pytest.approx(0.5))
+    assert final.sd == pytest.approx(math.sqrt((0.09 + 0.01 + 0.16) / 2))
+    assert group.spreads["up_bytes"] == compare.Spread(3, 1000.0, 0.0)
+    assert "0.5 ± 0.36" in printed(compare.table(seeds))
+
+
+def test_one_run_has_no_deviation(seeds: list[Run]) -> None:
+    (group,) = compare.table(seeds[:1]).groups
+    assert group.spreads["final"] == compare.Spread(1, 0.2, None)
+    assert "±" not in printed(compare.table(seeds[:1]))
+
+
+def test_groups_by_scenario_and_repeats(tmp_path: Path) -> None:
+    values: list[dict[str, Any]] = [
+        {"seed": 0},
+        {"seed": 1},
+        {"seed": 0},  # again
+        {"seed": 1, "num_rounds": 5},
+        {"seed": 2, "seeds": [1, 2]},
+    ]
+    runs = [make_run(tmp_path, values=v) for v in values]
+    seeds_of = [[run.seed for run in members] for members in compare.group(runs)]
+    assert seeds_of == [[0, 1, 2], [0], [1]]
+    labels = compare.labels(compare.group(runs))
+    assert labels == ["tiny (num_rounds=2) #1", "tiny (num_rounds=2) #2", "tiny (num_rounds=5)"]
+
+
+def test_runs_without_a_scenario_are_not_mixed(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, values={"seed": s}) for s in (0, 1)]
+    for run in runs:
+        (run.path / "resolved.yaml").unlink()
+    assert len(compare.group([Run.open(run.path) for run in runs])) == 2
+
+
+def test_only_differing_options_get_columns(tmp_path: Path) -> None:
+    momentum = {"name": "fedavgm", "server_momentum": 0.5}
+    runs = [make_run(tmp_path), make_run(tmp_path, values={"strategy": momentum, "seed": 4})]
+    compared = compare.table(runs)
+    assert compared.options == ("strategy.server_momentum",)
+    assert [row.options["strategy.server_momentum"] for row in compared.rows] == [
+        "(default)",
+        "0.5",
+    ]
+    text = printed(compared)
+    assert "server_momentum" in text
+    assert "num_rounds" not in text
+    assert "All runs: codec none; rounds 2; failed clients 0; status done" in text
+
+
+def test_json_is_exact(tmp_path: Path) -> None:
+    run = make_run(tmp_path, up=1_234_567, failed=1)
+    record = json.loads(compare.to_json(compare.table([run])))
+    (row,) = record["runs"]
+    assert (row["up_bytes"], row["failed_clients"], row["best_round"]) == (2_469_134, 2, 1)
+    assert "2.47 MB" in printed(compare.table([run]))
+    assert record["groups"][0]["up_bytes"] == {"n": 1, "mean": 2_469_134.0, "sd": None}
+
+
+def test_failed_and_running_runs_say_so(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path, values={"name": "bad"}, status="failed", reason="too many failed"),
+        make_run(tmp_path, values={"name": "[red]live"}, status="running"),
+        Run.open(RunFolder.create(tmp_path, scenario(name="new"), None).path),
+    ]
+    text = printed(compare.table(runs))
+    assert "bad, seed 0: too many failed" in text
+    assert "[red]live" in text
+    assert "best eval/accuracy" in text  # the new run, not evaluated, does not blur the heading
+
+
+def test_mixed_metrics_are_named_in_the_cells(tmp_path: Path) -> None:
+    other = RunFolder.create(tmp_path, scenario(name="lm"), None)
+    other.add_round({"round": 0, "eval/perplexity": 9.0})
+    text = printed(compare.table([make_run(tmp_path), Run.open(other.path)]))
+    assert "best score" in text
+    assert "9 (round 0) eval/perplexity" in text
+
+
+# ---- panels
+
+
+def test_score_draws_the_numbers_of_the_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path, (0.1, 0.5, 0.4))
+    figure = score.draw([run])
+    (line,) = figure.data
+    assert (list(line.x), list(line.y)) == ([0, 1, 2], [0.1, 0.5, 0.4])
+    assert figure.layout.yaxis.title.text == "eval/accuracy (share of correct answers)"
+    rounds, sent, wall = (button.args for button in figure.layout.updatemenus[0].buttons)
+    assert [list(x) for x in rounds[0]["x"]] == [[0, 1, 2]]
+    assert [list(x) for x in sent[0]["x"]] == [[3000, 6000]]  # up + down; round 0 has no bytes
+    assert [list(y) for y in sent[0]["y"]] == [[0.5, 0.4]]
+    assert [list(x) for x in wall[0]["x"]] == [[0, 1.5, 3]]
+    assert sent[1]["xaxis.type"] == "log"
+    assert (rounds[1]["xaxis.type"], rounds[1]["xaxis.tickvals"]) == ("linear", None)
+    assert "2 kB" not in rounds[1].values()
+    assert "5 kB" in sent[1]["xaxis.ticktext"]
+
+
+def test_seeds_are_a_mean_line_in_a_band(seeds: list[Run]) -> None:
+    band, line = score.draw(seeds).data
+    assert list(line.x) == [0, 1]
+    assert list(line.y) == pytest.approx([0.1, 0.5])
+    assert line.name == "tiny, 3 seeds"
+    assert list(line.customdata) == [3, 3]
+    assert (list(band.x), list(band.y)) == ([0, 1, 1, 0], [0.1, 0.9, 0.2, 0.1])
+    assert band.fill == "toself"
+
+
+def test_seeds_of_different_length_say_how_many_are_behind_a_point(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, (0.0, 0.2, 0.8)), make_run(tmp_path, (0.0, 0.4), values={"seed": 1})]
+    line = score.draw(runs).data[1]
+    assert list(line.customdata) == [2, 2, 1]
+    assert list(line.y) == pytest.approx([0.0, 0.3, 0.8])
+
+
+def test_a_nan_of_one_seed_is_a_gap_in_the_mean(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path, (0.0, 0.2, 0.6)),
+        make_run(tmp_path, (0.0, math.nan, 0.8), values={"seed": 1}),
+    ]
+    band, line = score.draw(runs).data
+    assert list(line.y) == pytest.approx([0.0, math.nan, 0.7], nan_ok=True)
+    assert (list(band.x), list(band.y)) == ([0, 2, 2, 0], [0.0, 0.8, 0.6, 0.0])
+
+
+def test_communication_draws_both_directions(tmp_path: Path) -> None:
+    up, down = communication.draw([make_run(tmp_path, (0, 0, 0))]).data
+    assert (list(up.x), list(up.y)) == ([1, 2], [1000, 2000])
+    assert (list(down.x), list(down.y)) == ([1, 2], [2000, 4000])
+    assert (up.xaxis, down.xaxis) == ("x", "x2")
+    assert (up.showlegend, down.showlegend) == (True, False)
+
+
+def test_clients_draws_counts_and_the_last_round(tmp_path: Path) -> None:
+    run = make_run(tmp_path, failed=1, losses=(0.5, 1.5))
+    completed, failed, box = clients.draw([run]).data
+    assert (list(completed.x), list(completed.y)) == ([1, 2], [3, 3])
+    assert list(failed.y) == [1, 1]
+    assert list(box.x) == [0.5, 1.5]
+
+
+def test_boxes_fall_back_on_examples_and_leave_out_failed_clients(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, scenario(), None)
+    folder.add_clients(
+        [
+            {"round": 1, "client": 0, "status": "ok", "num_examples": 7},
+            {"round": 1, "client": 1, "status": "failed", "num_examples": 9, "error": "NaN"},
+        ]
+    )
+    figure = clients.draw([Run.open(folder.path)])
+    assert [list(trace.x) for trace in figure.data] == [[7]]
+    assert figure.layout.xaxis3.title.text == "training examples of one client"
+
+
+@pytest.mark.parametrize("panel", page.panels(), ids=lambda panel: panel.title)
+def test_every_panel_says_why_it_is_empty_and_labels_its_axes(panel: Any, tmp_path: Path) -> None:
+    empty = Run.open(RunFolder.create(tmp_path, scenario(name="new"), None).path)
+    with pytest.raises(NothingToShow, match="No run has"):
+        panel.draw([empty])
+    assert panel.question.count("?") == 1
+    figure = panel.draw([empty, make_run(tmp_path)])
+    titles = [axis.title.text for axis in figure.select_xaxes()]
+    assert all(titles)
+    assert any(axis.title.text for axis in figure.select_yaxes())
+
+
+def test_groups_look_different(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, (0, 1), values={"num_rounds": n}) for n in range(1, 14)]
+    looks = [(group.colour, group.dash) for group in drawing.groups(runs)]
+    assert len(set(looks)) == 13
+
+
+def test_curve_averages_x_and_y() -> None:
+    runs: Any = [0, 1]
+    curve = drawing.curve(runs, y=lambda r: {1: 2.0 * r}, x=lambda r: {1: 10.0 + r, 2: 99.0})
+    assert curve == drawing.Curve([10.5], [1.0], [0.0], [2.0], [2])
+    assert curve.mean[0] == statistics.fmean([0.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([0, 3000, 6000], ["1 kB", "2 kB", "5 kB", "10 kB", "20 kB", "50 kB"]),
+        ([10, 10**6], ["10 B", "100 B", "1 kB", "10 kB", "100 kB", "1 MB"]),
+    ],
+)
+def test_log_ticks_are_bytes(values: list[float], ticks: list[str]) -> None:
+    assert drawing.log_bytes(values)["ticktext"] == ticks
+
+
+# ---- page
+
+
+class Links(HTMLParser):
+    """Collects everything that a browser would fetch or run, and the visible text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.fetched += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "data")]
+
+    def handle_data(self, data: str) -> None:
+        if self.tags[-1:] not in (["script"], ["style"]):
+            self.text += data
+
+
+def test_page_fetches_nothing(seeds: list[Run]) -> None:
+    html = page.page(seeds)
+    assert html.count(get_plotlyjs()) == 1
+    own = html.replace(get_plotlyjs(), "")
+    links = Links(own)
+    assert links.fetched == []
+    assert "link" not in links.tags
+    assert "iframe" not in links.tags
+    assert not re.search(r"@import|url\(", own)
+    assert "default-src 'none'" in own
+    configs = re.findall(r"\"showSendToCloud\":\s*(\w+)", own)
+    assert configs == ["false"] * len(page.panels())
+    assert "plotlyServerURL" not in own
+
+
+def test_page_escapes_names(tmp_path: Path) -> None:
+    run = make_run(tmp_path, values={"name": NASTY, "data": {"path": "<img src=x>"}})
+    RunFolder(run.path).event("WARNING", "<script>boom</script>")
+    html = page.page([Run.open(run.path)]).replace(get_plotlyjs(), "")
+    links = Links(html)
+    assert "alert(1)" in links.text
+    assert "img" not in links.tags
+    assert "<script>alert" not in html
+    assert "<script>boom" not in html
+    assert "</script><script>" not in html
+
+
+def test_figures_escape_names(tmp_path: Path) -> None:
+    run = make_run(tmp_path, values={"name": NASTY})
+    for panel in page.panels():
+        for trace in panel.draw([run]).data:
+            assert "<b>x" not in trace.name
+            assert trace.name.startswith("&lt;b&gt;x")
+            assert NASTY[:5] not in (trace.hovertemplate or "")
+            assert "alert" not in (trace.hovertemplate or "")
+
+
+def test_page_shows_tables_reasons_and_warnings(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, values={"seed": s}) for s in (0, 1)]
+    runs.append(make_run(tmp_path, values={"name": "bad"}, status="failed", reason="boom"))
+    RunFolder(runs[0].path).event("WARNING", "lazy client")
+    text = Links(page.page([Run.open(run.path) for run in runs])).text
+    for part in ("Over seeds", "bad, seed 0: boom", "lazy client", "sklearn:digits", "3 runs"):
+        assert part in text
+    assert "(default)" not in text  # no option differs
+
+
+def test_page_of_an_empty_run_says_why(tmp_path: Path) -> None:
+    empty = Run.open(RunFolder.create(tmp_path, scenario(), None).path)
+    html = page.page([empty])
+    assert html.count("Nothing to show: No run has") == len(page.panels())
+
+
+def test_page_is_the_same_twice(seeds: list[Run]) -> None:
+    assert page.page(seeds) == page.page(seeds)
+
+
+def test_write_page_makes_folders_and_replaces_atomically(seeds: list[Run], tmp_path: Path) -> None:
+    path = tmp_path / "new" / "report.html"
+    page.write_page(seeds, path)
+    page.write_page(seeds[:1], path)
+    assert path.read_text(encoding="utf-8") == page.page(seeds[:1])
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+
+
+def test_write_page_into_something_that_is_no_folder(seeds: list[Run], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        page.write_page(seeds, tmp_path / "file" / "report.html")
+    with pytest.raises(OutputError, match="cannot be written"):
+        page.write_page(seeds, tmp_path)

@@ -1,0 +1,250 @@
+"""The engine: equal bits for any number of workers, parity with Flower, exact bytes, faults."""
+
+import random
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord
+from flwr.serverapp import strategy as flower
+
+from fedsim import simulation
+from fedsim.arrays import sha256
+from fedsim.data import partition
+from fedsim.engine.blocks import BLOCKS_PER_ROUND, cut
+from fedsim.engine.inline import InlineGrid
+from fedsim.engine.worker import Recipe
+from fedsim.errors import PluginError, RunError
+from fedsim.progress import Reporter
+from fedsim.results import Run
+from fedsim.scenario import Scenario
+from fedsim.strategy import to_arrays, to_record
+from tests.clients_that_misbehave import CapturingCodec
+from tests.problems import tiny
+
+STOCK = "flwr.serverapp.strategy:"
+ROUND_KEYS = ("time/wall_s", "mem/peak_bytes")
+
+
+def recipe(scenario: Scenario) -> Recipe:
+    split = partition.make(scenario, scenario.seed)
+    return Recipe(scenario, split.ownership, scenario.seed)
+
+
+def comparable(run: Run) -> list[dict[str, object]]:
+    return [{k: v for k, v in r.items() if k not in ROUND_KEYS} for r in run.rounds]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam", STOCK + "FedMedian", STOCK + "Krum"])
+def test_inline_one_and_two_workers_give_the_same_bits(tmp_path, strategy):
+    options = {"num_malicious_nodes": 1} if "Krum" in strategy else {}
+    changes = {"strategy": {"name": strategy, **options}, "num_clients": 18}
+    runs = [
+        simulation.run(tiny(**changes, engine=engine), out=tmp_path)
+        for engine in (
+            {"backend": "inline"},
+            {"backend": "ray", "workers": 1},
+            {"backend": "ray", "workers": 2},
+        )
+    ]
+    assert len({run.summary["weights_sha256"] for run in runs}) == 1
+    assert comparable(runs[0]) == comparable(runs[1]) == comparable(runs[2])
+
+
+def test_equal_seeds_equal_bits_and_other_seeds_other_bits(tmp_path):
+    digests = [
+        simulation.run(tiny(seed=seed), out=tmp_path).summary["weights_sha256"]
+        for seed in (3, 3, 4)
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_the_callers_random_numbers_do_not_matter(tmp_path):
+    digests = []
+    for seed in (0, 1):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        changes = {"strategy": {"name": STOCK + "FedAvg"}, "clients_per_round": 3}
+        run = simulation.run(tiny(**changes), out=tmp_path)
+        digests.append(run.summary["weights_sha256"])
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedadam", STOCK + "FedAvg", STOCK + "FedMedian"])
+def test_our_round_loop_equals_strategy_start(tmp_path, name):
+    scenario = tiny(strategy={"name": name}, num_rounds=3)
+    ours = simulation.run(scenario, out=tmp_path).summary["weights_sha256"]
+    with InlineGrid(recipe(scenario)) as grid:
+        strategy = simulation.build_strategy(scenario, grid.num_clients)
+        simulation.connect(grid, strategy)
+        result = strategy.start(
+            grid, to_record(grid.facts["arrays"]), num_rounds=3, train_config=ConfigRecord()
+        )
+    assert sha256(to_arrays(result.arrays)) == ours
+
+
+STOCK_OPTIONS = {
+    "FedAvg": {},
+    "FedAvgM": {"server_momentum": 0.5},
+    "FedAdam": {},
+    "FedAdagrad": {},
+    "FedYogi": {},
+    "FedMedian": {},
+    "FedTrimmedAvg": {"beta": 0.2},
+    "FedProx": {"proximal_mu": 0.1},
+    "QFedAvg": {"client_learning_rate": 0.1},
+    "Krum": {"num_malicious_nodes": 1},
+    "MultiKrum": {"num_malicious_nodes": 1, "num_nodes_to_select": 3},
+    "Bulyan": {"num_malicious_nodes": 0},
+}
+WRAPPERS = {
+    "DifferentialPrivacyServerSideFixedClipping": {"clipping_norm": 1.0},
+    "DifferentialPrivacyServerSideAdaptiveClipping": {},
+    "DifferentialPrivacyClientSideFixedClipping": {"clipping_norm": 1.0},
+    "DifferentialPrivacyClientSideAdaptiveClipping": {},
+}
+MODS = {
+    "DifferentialPrivacyClientSideFixedClipping": ["flwr.clientapp.mod:fixedclipping_mod"],
+    "DifferentialPrivacyClientSideAdaptiveClipping": ["flwr.clientapp.mod:adaptiveclipping_mod"],
+}
+TREES = ("FedXgbBagging", "FedXgbCyclic")
+
+
+def test_the_tables_name_every_stock_strategy():
+    exported = set(flower.__all__) - {"Strategy", "Result"}
+    assert exported == {*STOCK_OPTIONS, *WRAPPERS, *TREES}
+
+
+@pytest.mark.parametrize("name", STOCK_OPTIONS)
+def test_every_stock_strategy_runs_unchanged(tmp_path, name):
+    scenario = tiny(strategy={"name": STOCK + name, **STOCK_OPTIONS[name]})
+    run = simulation.run(scenario, out=tmp_path)
+    assert run.summary["exit_code"] == 0
+    assert run.rounds[-1]["eval/loss"] < run.rounds[0]["eval/loss"]
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_every_stock_wrapper_runs_around_a_stock_strategy(tmp_path, name):
+    section = {
+        "name": STOCK + name,
+        "noise_multiplier": 0.01,
+        "num_sampled_clients": 6,
+        "strategy": {"name": STOCK + "FedAvg"},
+        **WRAPPERS[name],
+    }
+    run = simulation.run(tiny(strategy=section, mods=MODS.get(name, [])), out=tmp_path)
+    assert run.summary["exit_code"] == 0
+    assert run.rounds[-1]["eval/loss"] < run.rounds[0]["eval/loss"]
+    assert run.rounds[-1]["clients/completed"] == 6
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_strategies_for_trees_are_refused_with_the_reason(tmp_path, name):
+    with pytest.raises(PluginError, match="trees"):
+        simulation.run(tiny(strategy={"name": STOCK + name}), out=tmp_path)
+
+
+def test_counted_bytes_are_those_of_the_encoded_payloads(tmp_path):
+    codec = {"name": "tests.clients_that_misbehave:CapturingCodec"}
+    CapturingCodec.lengths.clear()
+    run = simulation.run(tiny(codec={"up": [codec], "down": "none"}, num_rounds=1), out=tmp_path)
+    record = run.rounds[1]
+    assert len(CapturingCodec.lengths) == 6
+    assert record["comm/up_bytes"] == sum(CapturingCodec.lengths)
+    assert record["comm/up_bytes"] == sum(row["up_bytes"] for row in run.clients)
+    assert record["comm/down_bytes"] == 6 * (4 * (4 * 3 + 3) + 20)
+
+
+@pytest.mark.parametrize("fault", ["raise", "nan", "shape", "dtype", "names", "weight"])
+@pytest.mark.parametrize("strategy", ["fedavg", STOCK + "FedMedian"])
+def test_a_failing_client_is_named_counted_and_left_out(tmp_path, fault, strategy):
+    client = {"name": "tests.clients_that_misbehave:Faulty", "fault": fault, "victims": [2]}
+    run = simulation.run(tiny(client=client, strategy={"name": strategy}), out=tmp_path)
+    assert run.status == "done"
+    for record in run.rounds[1:]:
+        assert record["clients/failed"] == 1
+        assert record["clients/completed"] == 5
+    failed = [row for row in run.clients if row["status"] == "failed"]
+    assert [(row["round"], row["client"]) for row in failed] == [(1, 2), (2, 2)]
+    assert "client 2, round 1, train" in failed[0]["error"]
+    assert "client 2, round 1, train" in "\n".join(run.events)
+
+
+def test_a_failing_client_does_not_change_the_others(tmp_path):
+    client = {"name": "tests.clients_that_misbehave:Faulty", "fault": "nan", "victims": [2]}
+    client |= {"learning_rate": 0.1, "batch_size": 8}
+    faulty = simulation.run(tiny(client=client, num_rounds=1), out=tmp_path)
+    good = simulation.run(tiny(num_rounds=1), out=tmp_path)
+    theirs = {r["client"]: r["train_loss"] for r in good.clients}
+    mine = {r["client"]: r["train_loss"] for r in faulty.clients if r["status"] == "ok"}
+    assert mine == {k: v for k, v in theirs.items() if k != 2}
+
+
+def test_too_many_failures_stop_the_run_and_leave_a_readable_folder(tmp_path):
+    client = {
+        "name": "tests.clients_that_misbehave:Faulty",
+        "fault": "raise",
+        "victims": [0, 1, 2, 3],
+    }
+    with pytest.raises(RunError, match=r"4 of 6 clients failed in round 1.*the dog ate it"):
+        simulation.run(tiny(client=client), out=tmp_path)
+    (folder,) = tmp_path.glob("tiny/*")
+    run = Run.open(folder)
+    assert run.status == "failed"
+    assert run.summary["exit_code"] == 3
+    assert run.rounds[-1]["clients/failed"] == 4
+
+
+def test_ctrl_c_leaves_a_readable_folder(tmp_path):
+    client = {"name": "tests.clients_that_misbehave:Faulty", "fault": "interrupt", "victims": [5]}
+    with pytest.raises(KeyboardInterrupt):
+        simulation.run(tiny(client=client), out=tmp_path)
+    (folder,) = tmp_path.glob("tiny/*")
+    run = Run.open(folder)
+    assert run.status == "interrupted"
+    assert run.summary["exit_code"] == 3
+    assert run.summary["failed"] == "interrupted"
+    assert [r["round"] for r in run.rounds] == [0]
+
+
+def test_client_state_lives_from_one_participation_to_the_next(tmp_path):
+    client = {"name": "tests.clients_that_misbehave:Counting"}
+    scenario = tiny(client=client, clients_per_round=3, num_rounds=5)
+    run = simulation.run(scenario, out=tmp_path)
+    count: dict[int, int] = {}
+    for row in run.clients:
+        count[row["client"]] = count.get(row["client"], 0) + 1
+        assert row["seen"] == count[row["client"]]
+    assert max(count.values()) > 1
+
+
+def test_personal_tests_use_the_clients_own_rows(tmp_path):
+    scenario = tiny(data={"client_test_fraction": 0.25}, evaluate={"personal": True})
+    run = simulation.run(scenario, out=tmp_path)
+    assert 0 <= run.rounds[-1]["personal/accuracy"] <= 1
+    assert run.rounds[-1]["personal/loss"] > 0
+
+
+def test_the_reporter_hears_every_client(tmp_path):
+    heard = []
+
+    class Listener(Reporter):
+        def clients_done(self, count: int) -> None:
+            heard.append(count)
+
+    simulation.run(tiny(), out=tmp_path, reporter=Listener())
+    assert sum(heard) == 12
+
+
+def test_blocks_depend_on_the_cohort_alone():
+    assert [list(b) for b in cut([1, 2, 3])] == [[1], [2], [3]]
+    assert len(cut(range(1000))) <= BLOCKS_PER_ROUND
+    assert [i for b in cut(range(1000)) for i in b] == list(range(1000))
+
+
+def test_metrics_of_a_block_weigh_by_rows(tmp_path):
+    run = simulation.run(tiny(num_clients=40, num_rounds=1), out=tmp_path)
+    rows = list(run.clients)
+    total = sum(r["num_examples"] for r in rows)
+    mean = sum(r["num_examples"] * r["train_loss"] for r in rows) / total
+    assert run.rounds[1]["train/loss"] == pytest.approx(mean)
