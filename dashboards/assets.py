@@ -36,7 +36,7 @@ th, td { padding: 5px 7px; border-bottom: 1px solid var(--line); text-align: lef
 th { vertical-align: bottom; line-height: 1.3; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 td.number { white-space: nowrap; }
-td:first-child { min-width: 10em; }
+td:first-child { min-width: 11em; }
 .bad { color: var(--bad); }
 .sorter { all: unset; cursor: pointer; font-weight: 600; }
 .sorter:focus-visible { outline: 2px solid var(--focus); outline-offset: 2px; }

@@ -11,7 +11,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from fedsim import compare
+from fedsim import differences
 from fedsim.results import Run
 from fedsim.units import human_bytes
 
@@ -56,7 +56,7 @@ class Group:
 
 def groups(runs: Sequence[Run]) -> list[Group]:
     """The runs grouped over seeds, each group with its own colour, dash and symbol."""
-    grouped = compare.group(runs)
+    grouped = differences.group(runs)
     return [
         Group(
             label,
@@ -65,7 +65,7 @@ def groups(runs: Sequence[Run]) -> list[Group]:
             DASHES[i // len(COLOURS) % len(DASHES)],
             SYMBOLS[i % len(SYMBOLS)],
         )
-        for i, (label, members) in enumerate(zip(compare.labels(grouped), grouped, strict=True))
+        for i, (label, members) in enumerate(zip(differences.labels(grouped), grouped, strict=True))
     ]
 
 

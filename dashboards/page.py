@@ -128,26 +128,36 @@ def _subtitle(runs: Sequence[Run]) -> str:
 
 def _tables(runs: Sequence[Run]) -> str:
     compared, drawn = compare.table(runs), groups(runs)
-    swatches = {str(run.path): _swatch(group) for group in drawn for run in group.runs}
+    by_path = {str(run.path): _swatch(group) for group in drawn for run in group.runs}
+    swatches = [by_path[row.path] for row in compared.rows]
     headings, cells, caption = compare.layout(compared)
-    lines = [_line(c, swatches[row.path]) for c, row in zip(cells, compared.rows, strict=True)]
     caption += ". " if caption else ""
     caption += "Click a heading to sort." if len(runs) > 1 else ""
-    result = f"<h2>Runs</h2>{_table(headings, lines, caption)}"
-    result += "".join(
-        f'<p class="bad">{html.escape(f"{row.name}, seed {row.seed}: {row.reason}")}</p>'
-        for row in compared.rows
-        if row.reason
-    )
+    result = f"<h2>Runs</h2>{_table(headings, cells, swatches, caption)}"
+    for row in compared.rows:
+        if row.reason:
+            reason = html.escape(f"{row.label}, seed {row.seed}: {row.reason}")
+            result += f'<p class="bad">{reason}</p>'
     if any(len(group.rows) > 1 for group in compared.groups):
-        pairs = zip(compared.groups, drawn, strict=True)
-        lines = [_line(compare.group_cells(group), _swatch(look)) for group, look in pairs]
-        heading = "<h2>Over seeds</h2>"
-        result += heading + _table(compare.GROUP_COLUMNS, lines, f"{compare.GROUP_CAPTION}.")
+        cells = [compare.group_cells(group) for group in compared.groups]
+        table = _table(
+            compare.GROUP_COLUMNS, cells, list(map(_swatch, drawn)), f"{compare.GROUP_CAPTION}."
+        )
+        result += f"<h2>Over seeds</h2>{table}"
+    if compared.has_option_table:
+        headings, cells = compare.option_layout(compared)
+        result += f"<h2>Options that differ</h2>{_table(headings, cells, swatches, '')}"
     return f"<section>{result}</section>"
 
 
-def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], caption: str) -> str:
+def _table(
+    headings: Sequence[str],
+    cells: Sequence[Sequence[compare.Cell]],
+    swatches: Sequence[str],
+    caption: str,
+) -> str:
+    """A sortable table; each row begins with its swatch."""
+    lines = list(map(_line, cells, swatches))
     number = [' class="number"' if compare.is_number(heading) else "" for heading in headings]
     head = "".join(
         f'<th scope="col"{kind}><button class="sorter" type="button">{_breakable(h)}</button></th>'

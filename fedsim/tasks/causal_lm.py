@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedsim.errors import ModelError, ScenarioError
-from fedsim.models import load, tokenizer
+from fedsim.models import load, places, tokenizer
 from fedsim.scenario import ModelSection
 from fedsim.task import Batch, Objective, Totals
 
@@ -221,7 +221,7 @@ class CausalLM(Objective):
     def _continued(self, model: nn.Module, input_ids: Tensor) -> Tensor:
         from transformers import GenerationConfig
 
-        with load.quiet(), torch.no_grad(), warnings.catch_warnings():
+        with places.quiet(), torch.no_grad(), warnings.catch_warnings():
             # peft drops the positions that generate makes for a prompt adapter, and says so
             warnings.filterwarnings("ignore", "Position ids are not supported")
             outputs: Tensor = model.generate(  # type: ignore[operator]
