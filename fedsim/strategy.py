@@ -50,6 +50,8 @@ State = dict[str, Any]
 _STOCK_ADDITIVE = (FedAvg, FedAvgM, FedAdam, FedAdagrad, FedYogi, FedProx)
 
 log = logging.getLogger("fedsim")
+# The scenario's `evaluate` section decides about tests on clients; Flower warns that it is off.
+logging.getLogger("flwr").addFilter(lambda r: "fraction_evaluate is set to" not in r.getMessage())
 
 
 class DeltaStrategy(Strategy):
