@@ -51,8 +51,12 @@ class FedsimError(Exception):
 
     def __str__(self) -> str:
         place = self.where or ".".join(map(str, self.key))
-        parts = [f"{place}: {self.what}" if place else self.what, self.allowed, self.hint]
-        return " ".join(p if p.endswith((".", "?", "!")) else p + "." for p in parts if p)
+        advice = [self.allowed, self.hint]
+        if self.hint.startswith("Did you mean"):
+            advice.reverse()  # before a list that may be long
+        parts = [f"{place}: {self.what}" if place else self.what, *advice]
+        text = " ".join(p if p.endswith((".", "?", "!")) else p + "." for p in parts if p)
+        return " ".join(text.split())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.what, self.__dict__.copy())
@@ -106,10 +110,11 @@ class RunError(FedsimError):
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """Suggest the nearest option, or return the empty string.
+    """Suggest the nearest option, whatever its case, or return the empty string.
 
     >>> did_you_mean("alfa", ["alpha", "scheme"])
     "Did you mean 'alpha'?"
     """
-    near = difflib.get_close_matches(word, list(options), n=1, cutoff=0.6)
-    return f"Did you mean '{near[0]}'?" if near else ""
+    known = {option.lower(): option for option in options}
+    near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
+    return f"Did you mean '{known[near[0]]}'?" if near else ""

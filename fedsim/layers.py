@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,8 @@ from fedsim.errors import Key, ScenarioError, did_you_mean
 SHIPPED = Path(__file__).parent / "scenarios"
 IDENTITY = ("name", "peft_type", "model_type")
 """A section that names another of these than its parent replaces the parent's section."""
+PLUGIN_SECTIONS = {("task",), ("client",), ("data", "partitioner")}
+"""Where, beside strategies, a plain string is short for a section with that ``name``."""
 
 
 @dataclass
@@ -40,7 +44,7 @@ def find_scenario(path: str | Path) -> Path:
         ScenarioError: There is no such file.
     """
     given = Path(path)
-    shipped = {str(p.relative_to(SHIPPED).with_suffix("")): p for p in shipped_scenarios()}
+    shipped = {p.stem: p for p in shipped_scenarios()}
     if given.is_file():
         return given
     if str(path) in shipped:
@@ -48,7 +52,8 @@ def find_scenario(path: str | Path) -> Path:
     raise ScenarioError(
         "there is no such scenario file" if not given.is_dir() else "is a folder, not a file",
         where=str(path),
-        hint=did_you_mean(given.stem, shipped),
+        hint=did_you_mean(given.name, [p.name for p in given.parent.glob("*.yaml")])
+        or did_you_mean(given.stem, shipped),
         allowed=f"Give a YAML file or a shipped scenario: {', '.join(sorted(shipped))}",
     )
 
@@ -73,13 +78,15 @@ def merge(base: Layer, top: Layer) -> Layer:
     >>> merge(a, b).values
     {'s': {'name': 'y'}}
     """
-    return Layer(_merged(base.values, top.values), {**base.places, **top.places})
+    values = _merged(base.values, top.values)
+    kept = {key: place for key, place in base.places.items() if _holds(values, key)}
+    return Layer(values, {**kept, **top.places})
 
 
 def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in top.items():
-        old = {"name": base[key]} if isinstance(base.get(key), str) else base.get(key)
+        old = base.get(key)
         if isinstance(value, Mapping) and isinstance(old, Mapping) and not _other(old, value):
             value = _merged(old, value)
         result[key] = value
@@ -91,49 +98,96 @@ def _other(base: Mapping[str, Any], top: Mapping[str, Any]) -> bool:
     return any(key in base and key in top and base[key] != top[key] for key in IDENTITY)
 
 
+def _holds(values: Any, key: Key) -> bool:
+    return len(existing(values, key)) == len(key)
+
+
+def existing(values: Any, key: Key) -> Key:
+    """The part of a key path that leads to a value.
+
+    >>> existing({"seeds": [0, 1]}, ("seeds", 1, "int"))
+    ('seeds', 1)
+    """
+    for i, part in enumerate(key):
+        inside = isinstance(values, Mapping) and part in values
+        if not inside and not (
+            isinstance(values, list) and isinstance(part, int) and part < len(values)
+        ):
+            return key[:i]
+        values = values[part]
+    return key
+
+
 def _read_file(path: Path, children: tuple[Path, ...]) -> Layer:
-    if path.resolve() in children:
-        raise ScenarioError(f"'extends' goes round in a circle through {path}", where=str(path))
-    try:
-        root = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ScenarioError(_yaml_problem(error), where=line) from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ScenarioError(f"is not YAML: {error}", where=str(path)) from None
-    except OSError as error:
-        raise ScenarioError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    root = _parse(path)
     if not isinstance(root, CommentedMap):
-        raise ScenarioError("a scenario is a mapping of keys to values", where=f"{path}:1")
+        found = "is empty" if root is None else f"holds a {_kind(root)}"
+        raise ScenarioError(
+            f"the file {found}; a scenario is a mapping of keys to values",
+            where=f"{path}:1",
+            hint="Start from a shipped one, such as `fedsim show quickstart`",
+        )
     layer = Layer()
     layer.values = _plain(root, (), f"{path}", layer.places)
     _resolve_paths(layer.values, path.parent)
     return _with_parents(layer, path, (*children, path.resolve()))
 
 
-def _yaml_problem(error: MarkedYAMLError) -> str:
-    problem = " ".join((error.problem or error.context or "malformed").split())
-    return f"malformed YAML: {problem.split(' To suppress')[0]}"
+def _parse(path: Path) -> Any:
+    try:
+        return YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problem = ", ".join(text for text in (error.context, error.problem) if text)
+        raise ScenarioError(
+            f"malformed YAML: {problem.split('To suppress')[0].strip()}",
+            where=f"{path}:{mark.line + 1}" if mark else str(path),
+            hint="Indent with spaces, not tabs" if "'\\t'" in problem else "",
+        ) from None
+    except YAMLError as error:
+        raise ScenarioError(f"malformed YAML: {error}", where=str(path)) from None
+    except UnicodeDecodeError as error:
+        text = f"is not a text file: byte {error.start} is not UTF-8"
+        raise ScenarioError(text, where=str(path)) from None
+    except OSError as error:
+        raise ScenarioError(f"cannot be read: {error.strerror}", where=str(path)) from None
+
+
+def _kind(node: Any) -> str:
+    return "list" if isinstance(node, list) else "plain value"
 
 
 def _with_parents(layer: Layer, path: Path, children: tuple[Path, ...]) -> Layer:
     extends = layer.values.pop("extends", [])
     result = Layer()
-    for parent in [extends] if isinstance(extends, str) else extends:
-        target = path.parent / str(parent)
-        if not target.is_file():
-            target = SHIPPED / str(parent)
-        if not target.is_file():
-            raise ScenarioError(
-                f"'extends' names {parent}, which is neither beside this file nor shipped",
-                where=layer.where(("extends",)),
-            )
+    for i, parent in enumerate(extends if isinstance(extends, list) else [extends]):
+        where = layer.where(("extends", i))
+        target = _find_parent(parent, path.parent, where)
+        if target.resolve() in children:
+            way = " -> ".join(p.name for p in (*children, target))
+            raise ScenarioError(f"'extends' goes round in a circle: {way}", where=where)
         result = merge(result, _read_file(target, children))
     return merge(result, layer)
 
 
+def _find_parent(name: object, folder: Path, where: str) -> Path:
+    for place in (folder, SHIPPED):
+        if isinstance(name, str) and (place / name).is_file():
+            return place / name
+    beside = [path.name for path in folder.glob("*.yaml")]
+    shipped = [path.relative_to(SHIPPED).as_posix() for path in sorted(SHIPPED.rglob("*.yaml"))]
+    raise ScenarioError(
+        f"'extends' names {name!r}, which is no file beside this one, nor shipped",
+        where=where,
+        hint=did_you_mean(str(name), (*beside, *shipped)),
+        allowed=f"Shipped: {', '.join(shipped)}",
+    )
+
+
 def _plain(node: Any, key: Key, file: str, places: dict[Key, str]) -> Any:
+    if isinstance(node, str) and (key in PLUGIN_SECTIONS or set(key) == {"strategy"}):
+        places[(*key, "name")] = places.get(key, file)
+        return {"name": str(node)}
     if isinstance(node, CommentedMap):
         for name in node:
             line = node.lc.data[name][0] + 1 if name in (node.lc.data or {}) else node.lc.line + 1
@@ -154,15 +208,21 @@ def _plain(node: Any, key: Key, file: str, places: dict[Key, str]) -> Any:
 def _read_override(text: str) -> Layer:
     name, equals, value = text.partition("=")
     place = f"override '{text}'"
-    if not equals or not name.strip():
+    if not equals or not all(name.strip().split(".")):
         raise ScenarioError("an override is written key=value or a.b=value", where=place)
     try:
         node = YAML(typ="rt").load(value) if value.strip() else None
     except YAMLError:
-        raise ScenarioError("the value is not YAML", where=place, hint="Quote it?") from None
+        raise ScenarioError(
+            "the value is not YAML", where=place, hint="Close its brackets, or quote it"
+        ) from None
     key = tuple(name.strip().split("."))
-    layer = Layer(places={key[: i + 1]: place for i in range(len(key))})
-    nested = _plain(node, key, "", {})
+    if key[0] == "extends":
+        raise ScenarioError("'extends' is for files, not for overrides", where=place)
+    inner: dict[Key, str] = {}
+    nested = _plain(node, key, "", inner)
+    written = (*(key[: i + 1] for i in range(len(key))), *inner)
+    layer = Layer(places=dict.fromkeys(written, place))
     for part in reversed(key):
         nested = {part: nested}
     layer.values = nested
@@ -188,7 +248,6 @@ def _resolved(value: Any, folder: Path) -> Any:
         return [_resolved(v, folder) for v in value]
     if not isinstance(value, str) or "://" in value:
         return value
-    path = Path(value).expanduser()
-    beside = folder / path
-    found = beside if any(folder.glob(value) if not path.is_absolute() else [beside]) else path
-    return str(found.absolute())
+    path = os.path.expanduser(value)
+    beside = os.path.join(glob.escape(str(folder)), path)
+    return str((folder / path if glob.glob(beside) else Path(path)).absolute())

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import inspect
+import re
+import traceback
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -20,9 +21,16 @@ from typing import Any, cast, get_type_hints
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
-from fedsim.errors import PluginError, did_you_mean
+from fedsim.errors import FedsimError, PluginError, did_you_mean
 
-KINDS = ("strategies", "clients", "codecs", "tasks")
+CONTRACTS = {
+    "strategies": ("flwr.serverapp.strategy:Strategy",),
+    "clients": ("fedsim.client:ClientMethod", "flwr.clientapp:ClientApp"),
+    "codecs": ("fedsim.codec:Codec",),
+    "tasks": ("fedsim.task:Objective",),
+}
+"""What a plug-in of each kind must be an instance of."""
+KINDS = tuple(CONTRACTS)
 """Kinds of plug-in; each is a package ``fedsim.<kind>`` and an entry-point group."""
 
 
@@ -55,8 +63,19 @@ def find(kind: str, name: str) -> Any:
     """The object behind a plug-in name: a class, a function, or an instance.
 
     Raises:
-        PluginError: No such plug-in, or it cannot be imported.
+        PluginError: No such plug-in, it cannot be imported, or it is of another kind; ``key`` is
+            ``("name",)``.
     """
+    try:
+        target = _find(kind, name)
+        check_kind(kind, name, target)
+    except PluginError as error:
+        error.key = ("name",)
+        raise
+    return target
+
+
+def _find(kind: str, name: str) -> Any:
     if ":" in name:
         return import_object(name)
     for point in entry_points(group=f"fedsim.{kind}"):
@@ -64,12 +83,28 @@ def find(kind: str, name: str) -> Any:
             return import_object(point.value)
     if name not in available(kind):
         raise PluginError(
-            f"there is no {kind[:-1] if kind != 'strategies' else 'strategy'} called '{name}'",
-            key=("name",),
+            f"there is no {kind_label(kind)} called '{name}'",
             hint=did_you_mean(name, available(kind)),
             allowed=f"Known: {', '.join(available(kind))}; or module:Class",
         )
     return _plugin_class(f"fedsim.{kind}.{name}")
+
+
+def check_kind(kind: str, name: str, target: Any) -> None:
+    """Refuse a plug-in that cannot be one of its kind; what a function makes is seen later.
+
+    Raises:
+        PluginError: The class, or the instance, does not fulfil the kind's contract.
+    """
+    if inspect.isfunction(target):
+        return
+    contracts = tuple(import_object(contract) for contract in CONTRACTS[kind])
+    if isinstance(target, contracts) or (inspect.isclass(target) and issubclass(target, contracts)):
+        return
+    raise PluginError(
+        f"'{name}' is no {kind_label(kind)}",
+        allowed=f"It must be a {' or a '.join(CONTRACTS[kind])}",
+    )
 
 
 def import_object(target: str) -> Any:
@@ -79,19 +114,30 @@ def import_object(target: str) -> Any:
         PluginError: The module or the attribute does not exist, or importing it raised.
     """
     module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute or module_name.startswith("."):
+        raise PluginError(f"'{target}' is not of the form module:attribute")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
-        raise PluginError(
-            f"cannot import '{module_name}': {type(error).__name__}: {error}",
-            hint="Is the module installed, or does its file lie in the current folder?",
-        ) from error
+    except (Exception, SystemExit) as error:
+        raise _import_error(module_name, error) from error
     if not hasattr(module, attribute):
         raise PluginError(
             f"module '{module_name}' has no '{attribute}'",
             hint=did_you_mean(attribute, dir(module)),
         )
     return getattr(module, attribute)
+
+
+def _import_error(module_name: str, error: BaseException) -> PluginError:
+    absent = isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or "?")
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = "" if absent or isinstance(error, SyntaxError) else f", {frame.filename}:{frame.lineno}"
+    return PluginError(
+        f"cannot import '{module_name}': {type(error).__name__}: {error}{place}",
+        hint="Is the module installed, or does its file lie in the current folder?"
+        if absent
+        else "Mend the module: importing it runs it",
+    )
 
 
 def _plugin_class(module_name: str) -> type:
@@ -151,7 +197,7 @@ def check_options(
         target: Class or function to be called with the options.
         given: Option values, as read from YAML.
         label: How to call the plug-in in messages, such as ``strategy 'fedavgm'``.
-        also_given: Names of options that are given but not checked here.
+        also_given: Names of options that someone else gives; not the user's to set.
 
     Returns:
         The options, converted to the annotated types.
@@ -161,19 +207,16 @@ def check_options(
             names it.
     """
     known = options(target)
+    open_ = [name for name in known if name not in also_given]
+    allowed = f"Options: {', '.join(open_) or 'none'}"
     for name in given:
         if name not in known:
-            raise PluginError(
-                f"unknown option '{name}' of {label}",
-                key=(name,),
-                hint=did_you_mean(name, known),
-                allowed=f"Options: {', '.join(known) or 'none'}",
-            )
-    for name, option in known.items():
-        if option.required and name not in given and name not in also_given:
-            raise PluginError(
-                f"{label} needs the option '{name}'", allowed=f"Options: {', '.join(known)}"
-            )
+            hint = did_you_mean(name, open_)
+            what = f"unknown option '{name}' of {label}"
+            raise PluginError(what, key=(name,), hint=hint, allowed=allowed)
+    for name in open_:
+        if known[name].required and name not in given:
+            raise PluginError(f"{label} needs the option '{name}'", allowed=allowed)
     return {name: _convert(known[name], value, label) for name, value in given.items()}
 
 
@@ -182,9 +225,11 @@ def _convert(option: Option, value: Any, label: str) -> Any:
         return _adapter(option.annotation).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
+        is_plugin = first["type"] == "is_instance_of"
         raise PluginError(
-            f"option '{option.name}' of {label}: {_plain(first['msg'])}, not {first['input']!r}",
+            f"option '{option.name}' of {label} {requirement(error)}, not {first['input']!r}",
             key=(option.name, *first["loc"]),
+            hint=f"Write {option.name}: {{name: ...}}" if is_plugin else "",
         ) from None
 
 
@@ -195,8 +240,23 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
         return TypeAdapter(annotation)
 
 
-def _plain(message: str) -> str:
-    return message[:1].lower() + message[1:]
+def requirement(error: ValidationError) -> str:
+    """What a value should have been, to follow its name; members of a union joined by "or".
+
+    >>> from pydantic import PositiveInt
+    >>> try: _ = TypeAdapter(PositiveInt).validate_python("many")
+    ... except ValidationError as error: requirement(error)
+    'must be a valid integer'
+    """
+    messages = dict.fromkeys(re.sub(", (unable|got) .*", "", e["msg"]) for e in error.errors())
+    if not all(message.startswith(_MUST) for message in messages):
+        return f"is refused: {'; '.join(messages)}"
+    words = " or ".join(message.removeprefix(_MUST) for message in messages)
+    words = re.sub(r"valid dictionary( or instance of \w+)?", "mapping of keys to values", words)
+    return f"must be {words.replace('valid tuple', 'list')}"
+
+
+_MUST = "Input should be "
 
 
 def build(kind: str, section: Mapping[str, Any], **extra: Any) -> Any:
@@ -214,14 +274,37 @@ def build(kind: str, section: Mapping[str, Any], **extra: Any) -> Any:
     given = dict(section)
     name = given.pop("name")
     target = find(kind, name)
-    if not callable(target) or not (inspect.isclass(target) or inspect.isfunction(target)):
+    if not is_factory(target):
         return target
     nested = {k: v for k, v in given.items() if isinstance(v, Mapping) and "name" in v}
     inner = {k: build(kind, v, **extra) for k, v in nested.items()}
     checked = check_options(target, {**given, **inner}, f"{kind_label(kind)} '{name}'")
     known = options(target)
     supplied = {} if nested else {k: v for k, v in extra.items() if k in known and k not in given}
-    return target(**checked, **supplied)
+    try:
+        result = target(**checked, **supplied)
+    except FedsimError:
+        raise
+    except Exception as error:
+        raise _refusal(kind, name, given, error) from error
+    check_kind(kind, name, result)
+    return result
+
+
+def is_factory(target: Any) -> bool:
+    """Whether a plug-in is called with options; otherwise it is an instance, used as it is."""
+    return inspect.isclass(target) or inspect.isfunction(target)
+
+
+def _refusal(kind: str, name: str, given: Mapping[str, Any], error: Exception) -> PluginError:
+    """What a constructor raised, with the option that its message is about."""
+    label = kind_label(kind)
+    blamed = [o for o in given if re.search(rf"\b{o.replace('_', '[_ ]')}\b", str(error))]
+    return PluginError(
+        f"{label} '{name}' refuses its options: {type(error).__name__}: {error}",
+        key=(label, *blamed[:1]),
+        hint=f"See `fedsim show {label}:{name}`",
+    )
 
 
 def kind_label(kind: str) -> str:

@@ -29,7 +29,7 @@ def logistic(features: int = 4, classes: int = 3) -> nn.Module:
 
 
 def tiny(**changes: Any) -> Scenario:
-    """Logistic regression on blobs, six clients, inline; ``section={...}`` merges into a section."""
+    """Logistic regression on blobs, six clients, inline; mappings merge into their section."""
     values: dict[str, Any] = {
         "name": "tiny",
         "seed": 3,

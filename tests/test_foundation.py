@@ -67,7 +67,7 @@ def test_errors_survive_pickling_and_read_as_one_paragraph():
     error.hint = "Did you mean 'label'?"
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is DataError
-    assert str(copy) == "data.x: no such column 'lable'. Columns: label. Did you mean 'label'?"
+    assert str(copy) == "data.x: no such column 'lable'. Did you mean 'label'? Columns: label."
     assert str(copy.at("s.yaml:3")).startswith("s.yaml:3: ")
     assert FedsimError("x").exit_code == 3
     assert copy.exit_code == 2
