@@ -10,6 +10,7 @@ AISTATS 2017, https://arxiv.org/abs/1602.05629 (ClientUpdate), with any optimize
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -53,11 +54,12 @@ class SGD(ClientMethod):
     final_learning_rate: float = 0.0
 
     def __post_init__(self) -> None:
+        self._check_optimizer()
         try:
             self._make_optimizer([torch.nn.Parameter(torch.zeros(1))], self.learning_rate)
         except (TypeError, ValueError) as error:
             raise PluginError(
-                f"torch.optim.{self.optimizer} does not take these options: {error}",
+                f"torch.optim.{self.optimizer} refuses these options: {error}",
                 key=("client", "optimizer_options"),
             ) from None
 
@@ -94,7 +96,13 @@ class SGD(ClientMethod):
     def _make_optimizer(
         self, parameters: list[torch.nn.Parameter], rate: float
     ) -> torch.optim.Optimizer:
-        names = [n for n in torch.optim.__all__ if n not in ("Optimizer", "LBFGS", "SparseAdam")]
+        make = getattr(torch.optim, self.optimizer)
+        result: torch.optim.Optimizer = make(parameters, lr=rate, **self.optimizer_options)
+        return result
+
+    def _check_optimizer(self) -> None:
+        others = ("Optimizer", "LBFGS", "SparseAdam")
+        names = [n for n in torch.optim.__all__ if n[0].isupper() and n not in others]
         if self.optimizer not in names:
             raise PluginError(
                 f"torch.optim has no optimizer '{self.optimizer}'",
@@ -102,6 +110,13 @@ class SGD(ClientMethod):
                 hint=did_you_mean(self.optimizer, names),
                 allowed=f"Known: {', '.join(names)}",
             )
-        make = getattr(torch.optim, self.optimizer)
-        result: torch.optim.Optimizer = make(parameters, lr=rate, **self.optimizer_options)
-        return result
+        arguments = inspect.signature(getattr(torch.optim, self.optimizer)).parameters
+        takes = [name for name in arguments if name not in ("params", "lr")]
+        for name in self.optimizer_options:
+            if name not in takes:
+                raise PluginError(
+                    f"torch.optim.{self.optimizer} has no option '{name}'",
+                    key=("client", "optimizer_options", name),
+                    hint=did_you_mean(name, takes),
+                    allowed=f"Options: {', '.join(takes)}",
+                )

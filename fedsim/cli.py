@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
+import click
 import typer
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def run(
     """Run a scenario and write a run folder with a report."""
     from fedsim import commands
 
-    commands.run(scenario, overrides or [], out, _reporter(json), json)
+    commands.run(scenario, overrides or [], out, partial(_reporter, json), json)
 
 
 @app.command()
@@ -74,7 +76,7 @@ def list_(
 def show(
     name: Annotated[str, typer.Argument(help="`fedavgm`, `peft:LORA`, `partitioner:dirichlet`...")],
 ) -> None:
-    """Show what a plug-in, adapter, partitioner or scenario is, and its options."""
+    """Show what a plug-in, adapter, partitioner or scenario is; `schema` is for editors."""
     from fedsim import listing
 
     listing.show(name)
@@ -128,19 +130,39 @@ def _reporter(json: bool) -> Reporter:
 
 
 def main() -> None:
-    """Entry point: run a command and turn the project's errors into one paragraph."""
+    """Entry point: run a command and turn what a user can cause into one paragraph.
+
+    The command is invoked without Typer's own handling of errors, which has other exit codes. A bug
+    ends in a traceback.
+    """
     _quiet_libraries()
     sys.path.insert(0, str(Path.cwd()))
     from fedsim.errors import FedsimError
 
     try:
-        app()
+        with typer.main.get_command(app).make_context("fedsim", sys.argv[1:]) as context:
+            context.command.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as done:  # --help
+        sys.exit(done.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "fedsim"
+        _end(f"{error.format_message().rstrip('.')}. See `{command} --help`.", 2)
     except FedsimError as error:
-        print(f"fedsim: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _end(str(error), error.exit_code)
     except KeyboardInterrupt:
-        print("fedsim: interrupted", file=sys.stderr)
+        _end("interrupted. What was finished is in the run folder.", 3)
+    except BrokenPipeError:  # as in `fedsim list | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(3)
+
+
+def _end(text: str, exit_code: int) -> NoReturn:
+    print(f"fedsim: {text}", file=sys.stderr)
+    sys.exit(exit_code)
 
 
 def _quiet_libraries() -> None:

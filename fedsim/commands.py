@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,16 +16,24 @@ from fedsim.scenario import Scenario, load
 
 
 def run(
-    name: str, overrides: Sequence[str], out: Path, reporter: Reporter, json: bool
+    name: str,
+    overrides: Sequence[str],
+    out: Path,
+    make_reporter: Callable[[], Reporter],
+    json: bool,
 ) -> list[Run]:
     """Run a scenario, once per seed; end with a table and a report page."""
     scenario = _load(name, overrides)
     from fedsim import simulation
     from fedsim.dashboards.page import write_page
 
+    seeds = scenario.seeds or (scenario.seed,)
     runs = []
     with _located(scenario):
-        for seed in scenario.seeds or (scenario.seed,):
+        for i, seed in enumerate(seeds, start=1):
+            reporter = make_reporter()
+            if len(seeds) > 1:
+                reporter.message(f"seed {seed} ({i} of {len(seeds)})")
             one = scenario.model_copy(update={"seed": seed, "seeds": ()})
             source = layers.find_scenario(name)
             runs.append(simulation.run(one, out=out, source=source, reporter=reporter))

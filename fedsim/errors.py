@@ -115,6 +115,6 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     >>> did_you_mean("alfa", ["alpha", "scheme"])
     "Did you mean 'alpha'?"
     """
-    known = {option.lower(): option for option in options}
+    known = {option.lower(): option for option in reversed(list(options))}
     near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.6)
     return f"Did you mean '{known[near[0]]}'?" if near else ""

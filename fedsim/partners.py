@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from fedsim.scenario import Scenario
 
 ENGINE_SUPPLIED = {
-    "fraction_train": "set clients_per_round or fraction_train at the top level",
-    "fraction_evaluate": "set evaluate.fraction_evaluate",
-    "min_train_nodes": "set clients_per_round at the top level",
-    "min_evaluate_nodes": "set evaluate.fraction_evaluate",
-    "min_available_nodes": "set num_clients",
+    "fraction_train": "Set clients_per_round or fraction_train at the top level",
+    "fraction_evaluate": "Set evaluate.fraction_evaluate",
+    "min_train_nodes": "Set clients_per_round at the top level",
+    "min_evaluate_nodes": "Set evaluate.fraction_evaluate",
+    "min_available_nodes": "Set num_clients",
 }
 """Arguments of Flower strategies that the scenario's own keys decide."""
 
@@ -33,6 +33,7 @@ def check(scenario: Scenario) -> None:
     for direction in ("up", "down"):
         for i, codec in enumerate(getattr(scenario.codec, direction)):
             _check_section("codecs", codec.section, ("codec", direction, i))
+    _check_mods(client, scenario)
     _check_kinds(client, strategy, scenario)
 
 
@@ -42,19 +43,40 @@ def _check_section(kind: str, section: Mapping[str, Any], key: tuple[str | int, 
         target = registry.find(kind, section["name"])
         for option, advice in ENGINE_SUPPLIED.items():
             if kind == "strategies" and option in given:
-                raise PluginError(f"'{option}' is not set here", key=(option,), hint=advice)
+                what = f"'{option}' is decided by the scenario's own keys"
+                raise PluginError(what, key=(option,), hint=advice)
         nested = {k: v for k, v in given.items() if isinstance(v, Mapping) and "name" in v}
         for name, inner in nested.items():
             _check_section(kind, inner, (*key, name))
-        if callable(target):
+        label = f"{registry.kind_label(kind)} '{section['name']}'"
+        if registry.is_factory(target):
             plain = {k: v for k, v in given.items() if k not in nested}
-            label = f"{registry.kind_label(kind)} '{section['name']}'"
-            registry.check_options(target, plain, label, also_given=nested)
+            registry.check_options(target, plain, label, also_given={**nested, **ENGINE_SUPPLIED})
+        elif given:
+            what = f"{label} is an instance and takes no options"
+            raise PluginError(what, key=tuple(given)[:1], hint="Name a class to give options")
         return target
     except FedsimError as error:
         if not error.key or error.key[: len(key)] != key:
             error.key = (*key, *error.key)
         raise
+
+
+def _check_mods(client: Any, scenario: Scenario) -> None:
+    for i, mod in enumerate(scenario.mods):
+        try:
+            if not callable(registry.import_object(mod)):
+                raise PluginError(f"the mod '{mod}' is no function")
+        except PluginError as error:
+            error.key = ("mods", i)
+            error.hint = error.hint or "For example flwr.clientapp.mod:fixedclipping_mod"
+            raise
+    if scenario.mods and not registry.is_factory(client):
+        raise PluginError(
+            f"mods wrap clients of fedsim, and '{scenario.client.name}' is a ClientApp",
+            key=("mods",),
+            hint="Give them to the ClientApp itself: ClientApp(mods=[...])",
+        )
 
 
 def _check_kinds(client: Any, strategy: Any, scenario: Scenario) -> None:

@@ -12,7 +12,7 @@ import importlib
 import inspect
 import re
 import traceback
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -123,7 +123,7 @@ def import_object(target: str) -> Any:
     if not hasattr(module, attribute):
         raise PluginError(
             f"module '{module_name}' has no '{attribute}'",
-            hint=did_you_mean(attribute, dir(module)),
+            hint=did_you_mean(attribute, getattr(module, "__all__", dir(module))),
         )
     return getattr(module, attribute)
 
@@ -225,9 +225,10 @@ def _convert(option: Option, value: Any, label: str) -> Any:
         return _adapter(option.annotation).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
+        wanted = requirement(e["msg"] for e in error.errors())
         is_plugin = first["type"] == "is_instance_of"
         raise PluginError(
-            f"option '{option.name}' of {label} {requirement(error)}, not {first['input']!r}",
+            f"option '{option.name}' of {label} {wanted}, not {shown(first['input'])}",
             key=(option.name, *first["loc"]),
             hint=f"Write {option.name}: {{name: ...}}" if is_plugin else "",
         ) from None
@@ -240,23 +241,23 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
         return TypeAdapter(annotation)
 
 
-def requirement(error: ValidationError) -> str:
-    """What a value should have been, to follow its name; members of a union joined by "or".
+def shown(value: Any) -> str:
+    """A refused value as a person wrote it; nothing after the colon is ``None`` in Python."""
+    return "empty" if value is None else repr(value)
 
-    >>> from pydantic import PositiveInt
-    >>> try: _ = TypeAdapter(PositiveInt).validate_python("many")
-    ... except ValidationError as error: requirement(error)
-    'must be a valid integer'
+
+def requirement(messages: Iterable[str]) -> str:
+    """What pydantic wants of a value, to follow the value's name; more than one for a union.
+
+    >>> requirement(["Input should be a valid integer, unable to parse", "Input should be 'auto'"])
+    "must be a valid integer or 'auto'"
     """
-    messages = dict.fromkeys(re.sub(", (unable|got) .*", "", e["msg"]) for e in error.errors())
-    if not all(message.startswith(_MUST) for message in messages):
-        return f"is refused: {'; '.join(messages)}"
-    words = " or ".join(message.removeprefix(_MUST) for message in messages)
+    short = dict.fromkeys(re.sub(", (unable|got) .*", "", message) for message in messages)
+    if not all(message.startswith("Input should be ") for message in short):
+        return f"is refused ({'; '.join(short)})"
+    words = " or ".join(message.removeprefix("Input should be ") for message in short)
     words = re.sub(r"valid dictionary( or instance of \w+)?", "mapping of keys to values", words)
     return f"must be {words.replace('valid tuple', 'list')}"
-
-
-_MUST = "Input should be "
 
 
 def build(kind: str, section: Mapping[str, Any], **extra: Any) -> Any:

@@ -28,7 +28,7 @@ from pydantic import (
 )
 from ruamel.yaml import YAML
 
-from fedsim import layers, partners
+from fedsim import layers, partners, registry
 from fedsim.errors import FedsimError, Key, ScenarioError, did_you_mean
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -38,15 +38,18 @@ OpenFraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 class Section(BaseModel):
     """A part of the scenario with a fixed set of keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+    )
 
 
 class Plugin(BaseModel):
     """A plug-in: ``name`` and its constructor's arguments. A plain string is short for a name."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
     name: str
+    """File name of a plug-in, an entry point, or ``module:Class``."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -128,11 +131,19 @@ class ModelSection(Section):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.name is None) == (self.config is None):
-            raise ValueError("give exactly one of 'name' and 'config'")
+            raise ScenarioError("give exactly one of 'name' and 'config'", key=("model",))
         if self.peft is not None and "peft_type" not in self.peft:
-            raise ValueError("peft needs 'peft_type' (for example LORA), or say 'peft: none'")
+            raise ScenarioError(
+                "peft needs 'peft_type', for example LORA",
+                key=("model", "peft"),
+                hint="See `fedsim list peft`, or say 'peft: none' to train all parameters",
+            )
         if self.peft is not None and self.trainable:
-            raise ValueError("'trainable' goes with 'peft: none'; peft types choose by themselves")
+            raise ScenarioError(
+                "'trainable' goes with 'peft: none'",
+                key=("model", "trainable"),
+                hint="Leave it out: peft types choose what is trained",
+            )
         return self
 
 
@@ -158,6 +169,7 @@ class DataSection(Section):
     client_test_fraction: OpenFraction = 0.0
     """Part of each client's rows kept for its own test."""
     partitioner: NamedPlugin = Plugin(name="iid")
+    """Who owns which rows; see `fedsim list partitioners`."""
 
 
 class CodecSection(Section):
@@ -193,23 +205,31 @@ class Scenario(Section):
     """One study: everything that decides the result of a run."""
 
     name: str = "run"
+    """Names the folder of runs; the file's name by default."""
     seed: NonNegativeInt = 0
+    """Root of all random numbers."""
     seeds: tuple[NonNegativeInt, ...] = ()
     """Repeat the run with each of these seeds."""
     num_rounds: PositiveInt
+    """Rounds of training."""
     num_clients: PositiveInt | None = None
     """May be left out where the partitioner fixes the number (natural splits)."""
     clients_per_round: PositiveInt | None = None
+    """Clients that train in a round; all of them by default."""
     fraction_train: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Instead of a number, the share of clients that train in a round."""
     max_failed_fraction: Fraction = 0.5
     """The run stops (exit code 3) when more than this share of a round's clients failed."""
     task: NamedPlugin
+    """What is learnt from which columns; see `fedsim list tasks`."""
     model: ModelSection
     data: DataSection
     client: NamedPlugin = Plugin(name="sgd")
+    """What clients do in a round; see `fedsim list clients`."""
     mods: tuple[str, ...] = ()
     """Flower client mods around training, outermost first: ``flwr.clientapp.mod:...``."""
     strategy: NamedPlugin = Plugin(name="fedavg")
+    """How the server aggregates; see `fedsim list strategies`."""
     codec: CodecSection = CodecSection()
     evaluate: EvaluateSection = EvaluateSection()
     engine: EngineSection = EngineSection()
@@ -217,14 +237,22 @@ class Scenario(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.clients_per_round and self.fraction_train:
-            raise ValueError("give clients_per_round or fraction_train, never both")
+            raise ScenarioError(
+                "give clients_per_round or fraction_train, never both", key=("fraction_train",)
+            )
         if self.num_clients and (self.clients_per_round or 0) > self.num_clients:
-            raise ValueError(
+            raise ScenarioError(
                 f"clients_per_round ({self.clients_per_round}) is more than "
-                f"num_clients ({self.num_clients})"
+                f"num_clients ({self.num_clients})",
+                key=("clients_per_round",),
+                hint="Lower it, or leave it out to choose all clients",
             )
         if self.evaluate.personal and not self.data.client_test_fraction:
-            raise ValueError("evaluate.personal needs data.client_test_fraction above 0")
+            raise ScenarioError(
+                "clients have no test rows: data.client_test_fraction is 0",
+                key=("evaluate", "personal"),
+                hint="Set data.client_test_fraction, for example to 0.2",
+            )
         return self
 
     _places: dict[Key, str] = PrivateAttr(default_factory=dict)
@@ -285,32 +313,65 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Scenario:
     return scenario
 
 
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of scenario files, for editors that complete and check YAML."""
+    return Scenario.model_json_schema()
+
+
 def _readable(error: ValidationError, layer: layers.Layer, file: Path) -> ScenarioError:
-    first = error.errors()[0]
-    key = tuple(first["loc"])
-    where = layer.where(key) or str(file)
-    name = ".".join(map(str, key))
+    """pydantic's first fault in words; unknown keys first, since they explain missing ones."""
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+    first = faults[0]
+    key = layers.existing(layer.values, first["loc"])  # without the members of a union
     if first["type"] == "extra_forbidden":
-        known = _fields_at(key[:-1])
-        place = f" in '{'.'.join(map(str, key[:-1]))}'" if key[:-1] else ""
-        return ScenarioError(
-            f"unknown key '{key[-1]}'{place}",
-            where=where,
-            hint=did_you_mean(str(key[-1]), known),
-            allowed=f"Keys: {', '.join(known)}",
-        )
-    if first["type"] == "missing":
-        return ScenarioError(f"the key '{name}' is missing", where=where)
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    shown = "" if isinstance(first["input"], dict) else f", not {first['input']!r}"
-    return ScenarioError(f"{name}: {message}{shown}" if name else message, where=where)
+        result = _unknown_key(key)
+    elif first["type"] == "missing":
+        result = _missing_key(key, str(first["loc"][-1]))
+    else:
+        alike = [f["msg"] for f in faults if layers.existing(layer.values, f["loc"]) == key]
+        wanted = registry.requirement(alike)
+        keys = _keys(_section_at(key)) if first["type"] == "model_type" else ""
+        what = f"'{_dotted(key)}' {wanted}, not {registry.shown(first['input'])}"
+        result = ScenarioError(what, allowed=keys)
+    return result.at(layer.where(key) or str(file))
 
 
-def _fields_at(key: Key) -> list[str]:
+def _unknown_key(key: Key) -> ScenarioError:
+    section = _section_at(key[:-1])
+    return ScenarioError(
+        f"unknown key '{key[-1]}'{_inside(key[:-1])}",
+        hint=did_you_mean(str(key[-1]), section.model_fields),
+        allowed=_keys(section),
+    )
+
+
+def _missing_key(parent: Key, name: str) -> ScenarioError:
+    field = _section_at(parent).model_fields.get(name)
+    meaning = field.description if field else ""
+    return ScenarioError(
+        f"the key '{name}' is missing{_inside(parent)}",
+        allowed=f"{name}: {meaning}" if meaning else "",
+    )
+
+
+def _section_at(key: Key) -> type[BaseModel]:
+    """The innermost model on a key path."""
     model: type[BaseModel] = Scenario
     for part in key:
-        annotation = model.model_fields[str(part)].annotation
+        field = model.model_fields.get(str(part))
+        annotation = field.annotation if field else None
         inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type)]
         model = next((a for a in inner if issubclass(a, BaseModel)), model)
-    return list(model.model_fields)
+    return model
+
+
+def _keys(section: type[BaseModel]) -> str:
+    return f"Keys: {', '.join(section.model_fields)}"
+
+
+def _inside(key: Key) -> str:
+    return f" in '{_dotted(key)}'" if key else ""
+
+
+def _dotted(key: Key) -> str:
+    return ".".join(map(str, key))

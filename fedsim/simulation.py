@@ -225,12 +225,21 @@ def recording(folder: RunFolder, reporter: Reporter) -> Iterator[None]:
 
 
 class _Terminal(logging.Handler):
+    """Shows warnings on the terminal, but only the first few of failing clients."""
+
+    shown_failures = 3
+
     def __init__(self, reporter: Reporter) -> None:
         super().__init__(logging.WARNING)
         self.reporter = reporter
+        self.failures = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.reporter.message(f"{record.levelname.lower()}: {record.getMessage()}")
+        self.failures += record.name == "fedsim.clients"
+        if record.name != "fedsim.clients" or self.failures <= self.shown_failures:
+            self.reporter.message(f"{record.levelname.lower()}: {record.getMessage()}")
+        elif self.failures == self.shown_failures + 1:
+            self.reporter.message("further failures of clients are in events.log")
 
 
 def open_grid(recipe: Recipe, reporter: Reporter) -> WorkerGrid:

@@ -23,7 +23,7 @@ from fedsim.engine.worker import Codecs, Recipe, build_codecs
 from fedsim.strategy import ARRAYS, DELTA, METRICS, NUM_EXAMPLES, to_arrays, to_record
 from fedsim.task import merge_totals
 
-log = logging.getLogger("fedsim")
+log = logging.getLogger("fedsim.clients")
 TEST_SHARD_ROWS = 256
 """The global test set is tested in fixed shards of about this many rows."""
 

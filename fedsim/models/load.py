@@ -51,7 +51,7 @@ def build(section: ModelSection, auto_class: str, **defaults: Any) -> nn.Module:
             return _from_config(section.config, auto_class, defaults)
         name = str(section.name)
         if is_function(name):
-            return _from_function(name, section.options, defaults)
+            return from_function(name, section.options, defaults)
         return _from_pretrained(section, name, auto_class, defaults)
 
 
@@ -149,7 +149,12 @@ def is_function(name: str) -> bool:
     return ":" in name and not name.startswith("package:") and not Path(name).exists()
 
 
-def _from_function(name: str, options: dict[str, Any], defaults: dict[str, Any]) -> nn.Module:
+def from_function(name: str, options: dict[str, Any], defaults: dict[str, Any]) -> nn.Module:
+    """Call the user's ``module:function`` with its options, and those defaults that it takes.
+
+    Raises:
+        ModelError: It cannot be imported or called, or returns no torch module.
+    """
     from torch import nn
 
     try:

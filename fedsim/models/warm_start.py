@@ -52,16 +52,7 @@ def train(
     generator: torch.Generator,
 ) -> None:
     """Ordinary centralised training of all parameters."""
-    optimizers = torch.optim.__all__
-    if section.optimizer not in optimizers:
-        raise ModelError(
-            f"torch.optim has no optimizer '{section.optimizer}'",
-            key=("model", "warm_start", "optimizer"),
-            hint=did_you_mean(section.optimizer, optimizers),
-        )
-    optimizer = getattr(torch.optim, section.optimizer)(
-        model.parameters(), lr=section.learning_rate
-    )
+    optimizer = optimizer_class(section)(model.parameters(), lr=section.learning_rate)  # type: ignore[call-arg]
     rows = next(iter(data.values())).shape[0]
     model.train()
     for epoch in range(section.epochs):
@@ -72,6 +63,24 @@ def train(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         log.info("warm start: epoch %d of %d, loss %.3f", epoch + 1, section.epochs, loss.item())
+
+
+def optimizer_class(section: WarmStartSection) -> type[torch.optim.Optimizer]:
+    """The class in ``torch.optim`` that a section names.
+
+    Raises:
+        ModelError: There is none.
+    """
+    others = ("Optimizer", "LBFGS", "SparseAdam")
+    names = [n for n in torch.optim.__all__ if n[0].isupper() and n not in others]
+    if section.optimizer not in names:
+        raise ModelError(
+            f"torch.optim has no optimizer '{section.optimizer}'",
+            key=("model", "warm_start", "optimizer"),
+            hint=did_you_mean(section.optimizer, names),
+            allowed=f"Known: {', '.join(names)}",
+        )
+    return getattr(torch.optim, section.optimizer)  # type: ignore[no-any-return]
 
 
 def content_digest(model: nn.Module, data: Batch, section: WarmStartSection, seed: int) -> str:

@@ -59,6 +59,8 @@ class ImageClassification(Objective):
     def encode(self, rows: Dataset) -> Batch:
         """``images`` float32 (rows, channels, height, width) and ``labels`` int64 (rows,)."""
         images = _to_tensor(column(rows, self.image_column, "image_column"))
+        if _is_8_bit(rows.features[self.image_column]):
+            images = images / 255
         if self.image_size:
             size = (self.image_size, self.image_size)
             images = functional.interpolate(images, size, mode="bilinear", align_corners=False)
@@ -120,11 +122,17 @@ def column(rows: Dataset, name: str, option: str) -> Any:
     return rows.with_format("numpy")[name][:]
 
 
+def _is_8_bit(feature: Any) -> bool:
+    """Whether a column holds 8-bit pixels; NumPy formatting hides it, the feature does not."""
+    inner = getattr(feature, "feature", None)
+    if inner is not None:
+        return _is_8_bit(inner)
+    return getattr(feature, "dtype", "") in ("uint8", "PIL.Image.Image")
+
+
 def _to_tensor(images: Any) -> Tensor:
-    """Images as float32 (rows, channels, height, width), 8-bit ones scaled to 0..1."""
-    pixels = np.stack([np.asarray(image) for image in images])
-    scale = 255.0 if pixels.dtype == np.uint8 else 1.0
-    tensor = torch.from_numpy(pixels.astype(np.float32) / scale)
+    """Images as float32 (rows, channels, height, width)."""
+    tensor = torch.from_numpy(np.stack([np.asarray(x, dtype=np.float32) for x in images]))
     if tensor.ndim == 3:
         return tensor.unsqueeze(1)
     if tensor.shape[-1] in (1, 3, 4) and tensor.shape[1] not in (1, 3, 4):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedsim.errors import ModelError
-from fedsim.registry import import_object
+from fedsim.models import load
 from fedsim.scenario import ModelSection
 from fedsim.task import Batch, Objective, Totals
 from fedsim.tasks.image_classification import classification_metrics, classification_totals, column
@@ -48,15 +48,9 @@ class TorchModule(Objective):
 
     def build_model(self, section: ModelSection, train: Dataset) -> nn.Module:
         """Call the user's function with ``model.options``."""
-        if section.name is None or ":" not in section.name:
+        if section.name is None or not load.is_function(section.name):
             raise ModelError("this task needs 'model: {name: module:function}'", key=("model",))
-        model = import_object(section.name)(**section.options)
-        if not isinstance(model, nn.Module):
-            raise ModelError(
-                f"{section.name} returned {type(model).__name__}, not a torch.nn.Module",
-                key=("model", "name"),
-            )
-        return model
+        return load.from_function(section.name, section.options, {})
 
     def encode(self, rows: Dataset) -> Batch:
         """``features`` float32 (rows, features) and ``labels`` (rows,)."""

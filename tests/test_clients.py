@@ -1,0 +1,135 @@
+"""Client methods: contracts over all of them, closed forms, limit cases."""
+
+import numpy as np
+import pytest
+import torch
+
+from fedsim import registry, simulation
+from fedsim.data import partition
+from fedsim.engine.blocks import Block, Broadcast
+from fedsim.engine.worker import Recipe, Worker
+from fedsim.errors import PluginError
+from fedsim.task import num_rows
+from tests.problems import tiny
+
+NAMES = list(registry.available("clients"))
+
+
+def worker(**changes) -> Worker:
+    scenario = tiny(**changes)
+    split = partition.make(scenario, scenario.seed)
+    return Worker(Recipe(scenario, split.ownership, scenario.seed))
+
+
+def broadcast(of: Worker) -> Broadcast:
+    payload = of.codecs.down.encode(of.like, {})
+    return Broadcast("b", np.frombuffer(payload.data, np.uint8), payload.parts)
+
+
+def train(of: Worker, client: int, config=None, server_round: int = 1):
+    block = Block(server_round, (client,), (None,), config or {}, reduce=True)
+    return of.train(block, broadcast(of))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_client_method_lowers_its_loss_and_repeats_exactly(name):
+    one = train(worker(client={"name": name}), 1)
+    again = train(worker(client={"name": name}), 1)
+    (report,) = one.reports
+    assert report.status == "ok", report.error
+    assert report.num_examples == 20
+    assert any(np.any(x) for x in one.mean.values())
+    for key in one.mean:
+        np.testing.assert_array_equal(one.mean[key], again.mean[key])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_client_sees_what_another_did_before(name):
+    both = worker(client={"name": name})
+    train(both, 0)
+    second = train(both, 1).mean
+    alone = train(worker(client={"name": name}), 1).mean
+    for key in second:
+        np.testing.assert_array_equal(second[key], alone[key])
+
+
+def centralised(steps: int, rate: float) -> dict[str, np.ndarray]:
+    """Plain gradient descent on all rows, from the same start."""
+    reference = worker(num_clients=1)
+    data = reference.task.client_data(0)
+    model = reference.task.model
+    model.train()
+    for _ in range(steps):
+        model.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(data["features"]), data["labels"])
+        loss.backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= rate * p.grad
+    return reference.task.trainable()
+
+
+def test_one_client_with_full_batches_is_centralised_gradient_descent(tmp_path):
+    client = {"name": "sgd", "learning_rate": 0.2, "batch_size": 1000, "local_epochs": 1}
+    run = simulation.run(tiny(num_clients=1, num_rounds=5, client=client), out=tmp_path)
+    other = worker(num_clients=1)
+    other.task.load(centralised(5, 0.2))
+    totals = other.task.evaluate(other.task.test_data(0, 1), 64)
+    assert run.rounds[-1]["eval/loss"] == pytest.approx(other.metrics(totals)["loss"], rel=1e-6)
+
+
+def test_fedprox_with_mu_zero_is_sgd_and_a_large_mu_stays_near():
+    plain = train(worker(client={"name": "sgd"}), 2).mean
+    zero = train(worker(client={"name": "fedprox", "proximal_mu": 0.0}), 2).mean
+    far = {"name": "fedprox", "proximal_mu": 5.0, "local_epochs": 4}
+    strong = train(worker(client=far), 2).mean
+    weak = train(worker(client={**far, "proximal_mu": 0.1}), 2).mean
+    for key in plain:
+        np.testing.assert_allclose(plain[key], zero[key], atol=1e-7)
+        assert np.linalg.norm(strong[key]) < np.linalg.norm(weak[key])
+
+
+def test_flowers_fedprox_strategy_sets_mu():
+    large = train(worker(client={"name": "fedprox"}), 2, {"proximal-mu": 5.0}).mean
+    own = train(worker(client={"name": "fedprox", "proximal_mu": 5.0}), 2).mean
+    for key in own:
+        np.testing.assert_array_equal(large[key], own[key])
+
+
+def test_steps_epochs_and_batches():
+    plan = worker()
+    view = plan._client(0, Block(1, (0,), (None,), {}, True), plan.like, {})
+    sizes = [num_rows(b) for b in view.batches(8, epochs=2)]
+    assert sizes == [8, 8, 4, 8, 8, 4]
+    assert len(list(view.batches(8, steps=4))) == 4
+    first, second = (next(iter(view.batches(20))) for _ in range(2))
+    assert not torch.equal(first["labels"], second["labels"])
+
+
+def test_learning_rate_schedules():
+    make = {"name": "sgd", "learning_rate": 1.0, "final_learning_rate": 0.2}
+    for schedule, middle in (("constant", 1.0), ("linear", 0.6), ("cosine", 0.6)):
+        method = registry.build("clients", {**make, "learning_rate_schedule": schedule})
+        assert method.rate(1, 11) == pytest.approx(1.0)
+        assert method.rate(6, 11) == pytest.approx(middle)
+        assert method.rate(11, 11) == pytest.approx(1.0 if schedule == "constant" else 0.2)
+
+
+def test_gradient_clipping_bounds_a_step():
+    client = {"name": "sgd", "learning_rate": 1.0, "local_steps": 1, "max_grad_norm": 0.01}
+    mean = train(worker(client=client), 0).mean
+    norm = np.sqrt(sum(float((x**2).sum()) for x in mean.values()))
+    assert norm == pytest.approx(0.01, rel=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam", "AdamW", "Adagrad", "RMSprop"])
+def test_optimizers_by_name(optimizer):
+    client = {"name": "sgd", "optimizer": optimizer, "learning_rate": 0.01}
+    assert train(worker(client=client), 0).reports[0].status == "ok"
+
+
+def test_unknown_optimizers_and_their_options_are_refused():
+    with pytest.raises(PluginError, match="Did you mean 'AdamW'"):
+        registry.build("clients", {"name": "sgd", "optimizer": "AdamWW"})
+    with pytest.raises(PluginError, match="does not take these options"):
+        registry.build("clients", {"name": "sgd", "optimizer_options": {"momentun": 0.9}})
