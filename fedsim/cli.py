@@ -16,6 +16,7 @@ import click
 import typer
 
 if TYPE_CHECKING:
+    from fedsim.errors import FedsimError
     from fedsim.progress import Reporter
 
 app = typer.Typer(
@@ -23,8 +24,11 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    suggest_commands=False,  # click suggests already
 )
-new = typer.Typer(help="Write a working plug-in to start from.", no_args_is_help=True)
+new = typer.Typer(
+    help="Write a working plug-in to start from.", no_args_is_help=True, suggest_commands=False
+)
 app.add_typer(new, name="new")
 
 ScenarioArgument = Annotated[
@@ -118,13 +122,13 @@ def strategy(
     templates.write_strategy(name, Path())
 
 
-def _reporter(json: bool) -> Reporter:
+def _reporter(json: bool, seed: int) -> Reporter:
     from rich.console import Console
 
     from fedsim import progress
 
     if json:
-        return progress.JsonLines()
+        return progress.JsonLines(seed)
     console = Console()
     return progress.Bars(console) if console.is_terminal else progress.Lines()
 
@@ -145,23 +149,22 @@ def main() -> None:
         sys.stdout.flush()
     except click.exceptions.Exit as done:  # --help
         sys.exit(done.exit_code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
+    except click.exceptions.NoArgsIsHelpError:  # the help was printed
         sys.exit(2)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "fedsim"
-        _end(f"{error.format_message().rstrip('.')}. See `{command} --help`.", 2)
+        _end(FedsimError(error.format_message(), hint=f"See `{command} --help`"), 2)
     except FedsimError as error:
-        _end(str(error), error.exit_code)
+        _end(error, error.exit_code)
     except KeyboardInterrupt:
-        _end("interrupted. What was finished is in the run folder.", 3)
+        _end(FedsimError("interrupted", hint="Finished rounds are in the run folder"), 3)
     except BrokenPipeError:  # as in `fedsim list | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(3)
 
 
-def _end(text: str, exit_code: int) -> NoReturn:
-    print(f"fedsim: {text}", file=sys.stderr)
+def _end(error: FedsimError, exit_code: int) -> NoReturn:
+    print(f"fedsim: {error}", file=sys.stderr)
     sys.exit(exit_code)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedsim.arrays import Arrays
@@ -61,12 +62,12 @@ class Client:
     state: Arrays
     generator: torch.Generator
 
-    @property
+    @cached_property
     def data(self) -> Batch:
         """All training rows of this client, encoded."""
         return self.task.client_data(self.id)
 
-    @property
+    @cached_property
     def num_examples(self) -> int:
         """Training rows of this client."""
         return self.task.split.num_examples(self.id)

@@ -14,15 +14,26 @@ from fedsim.progress import Reporter
 from fedsim.results import Run
 from fedsim.scenario import Scenario, load
 
+TRIED_ROWS = 8
+"""``validate`` tests the untrained model on about this many rows, to see that they fit."""
+
 
 def run(
     name: str,
     overrides: Sequence[str],
     out: Path,
-    make_reporter: Callable[[], Reporter],
+    make_reporter: Callable[[int], Reporter],
     json: bool,
 ) -> list[Run]:
-    """Run a scenario, once per seed; end with a table and a report page."""
+    """Run a scenario, once per seed; end with a table and a report page.
+
+    Args:
+        name: A YAML file or a shipped scenario.
+        overrides: Changes to it.
+        out: Parent of run folders.
+        make_reporter: Called with a run's seed for each run.
+        json: Print the table as one line of JSON.
+    """
     scenario = _load(name, overrides)
     from fedsim import simulation
     from fedsim.dashboards.page import write_page
@@ -31,7 +42,7 @@ def run(
     runs = []
     with _located(scenario):
         for i, seed in enumerate(seeds, start=1):
-            reporter = make_reporter()
+            reporter = make_reporter(seed)
             if len(seeds) > 1:
                 reporter.message(f"seed {seed} ({i} of {len(seeds)})")
             one = scenario.model_copy(update={"seed": seed, "seeds": ()})
@@ -42,7 +53,7 @@ def run(
     write_page(runs, page)
     table = compare.table(runs)
     if json:
-        print(compare.to_json(table))
+        print(compare.to_json(table, indent=None))
     else:
         compare.print_table(table)
         print(f"report: {page}")
@@ -52,30 +63,41 @@ def run(
 def validate(name: str, overrides: Sequence[str]) -> None:
     """Check everything that can be checked without training."""
     scenario = _load(name, overrides)
-    from fedsim.data import partition, sources
+    from fedsim.data import partition
     from fedsim.engine.inline import InlineGrid
     from fedsim.engine.worker import Recipe
+    from fedsim.models import warm_start
     from fedsim.simulation import build_strategy, describe
 
     with _located(scenario):
-        missing = sources.missing_files(scenario.data)
-        if missing:
-            raise DataError(
-                f"files that you bring are missing: {', '.join(missing)}",
-                key=("data", "data_files"),
-                hint=scenario.data.how_to_get,
-            )
+        _check_files(scenario)
         split = partition.make(scenario, scenario.seed)
+        if scenario.model.warm_start:
+            warm_start.optimizer_class(scenario.model.warm_start)
         cold = scenario.model.model_copy(update={"warm_start": None})
         recipe = Recipe(scenario.model_copy(update={"model": cold}), split.ownership, scenario.seed)
         with InlineGrid(recipe) as grid:
+            num_rows = len(split.ownership.test)
+            grid.worker.test(grid.facts["arrays"], 0, -(-num_rows // TRIED_ROWS))
             strategy = build_strategy(scenario, grid.num_clients)
             cohort = scenario.cohort_size(grid.num_clients)
             print(f"{scenario.name}: ok")
             print(f"  {describe(grid)}")
             print(f"  {cohort} clients a round, {scenario.num_rounds} rounds")
             print(f"  {type(strategy).__name__}, client {scenario.client.name}")
-            print(f"  {len(split.ownership.test):,} rows in the global test set")
+            print(f"  {num_rows:,} rows in the global test set")
+
+
+def _check_files(scenario: Scenario) -> None:
+    from fedsim.data import sources
+
+    if missing := sources.missing_files(scenario.data):
+        raise DataError(
+            f"files that you bring are missing: {', '.join(missing)}",
+            key=("data", "data_files" if scenario.data.data_files else "data_dir"),
+            hint=scenario.data.how_to_get
+            or "A relative path is looked for beside the scenario, then in the current folder",
+        )
 
 
 def _load(name: str, overrides: Sequence[str]) -> Scenario:

@@ -202,8 +202,8 @@ def human_spread(name: str, value: Spread | None) -> str:
     return f"{mean} ± {sd}"
 
 
-def to_json(compared: Table) -> str:
-    """The table as strict JSON with exact numbers."""
+def to_json(compared: Table, indent: int | None = 1) -> str:
+    """The table as strict JSON with exact numbers; on one line without ``indent``."""
     groups = [
         {
             "label": g.label,
@@ -218,7 +218,7 @@ def to_json(compared: Table) -> str:
         "runs": [asdict(row) for row in compared.rows],
         "groups": groups,
     }
-    return dumps(record, indent=1)
+    return dumps(record, indent=indent)
 
 
 def print_table(compared: Table, console: Console | None = None) -> None:

@@ -103,19 +103,18 @@ def _holds(values: Any, key: Key) -> bool:
 
 
 def existing(values: Any, key: Key) -> Key:
-    """The part of a key path that leads to a value.
+    """A key path without the parts that lead nowhere, such as pydantic's names of union members.
 
-    >>> existing({"seeds": [0, 1]}, ("seeds", 1, "int"))
-    ('seeds', 1)
+    >>> existing({"files": {"train": [3]}}, ("files", "dict[str,list]", "train", 0, "str"))
+    ('files', 'train', 0)
     """
-    for i, part in enumerate(key):
-        inside = isinstance(values, Mapping) and part in values
-        if not inside and not (
-            isinstance(values, list) and isinstance(part, int) and part < len(values)
-        ):
-            return key[:i]
-        values = values[part]
-    return key
+    found = []
+    for part in key:
+        known = range(len(values)) if isinstance(values, list) else values
+        if isinstance(known, Mapping | range) and part in known:
+            values = values[part]
+            found.append(part)
+    return tuple(found)
 
 
 def _read_file(path: Path, children: tuple[Path, ...]) -> Layer:

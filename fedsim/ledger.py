@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from fedsim.engine.blocks import Report
 
@@ -11,24 +11,36 @@ class Ledger:
     """Adds up encoded bytes; nothing here is estimated.
 
     >>> ledger = Ledger()
-    >>> ledger.add([Report(client=0, up_bytes=10, down_bytes=30)])["comm/down_bytes_cum"]
+    >>> ledger.add([Report(client=0, up_bytes=10, down_bytes=30)])
+    >>> ledger.close_round()["comm/down_bytes_cum"]
     30
     """
 
     def __init__(self) -> None:
-        self.up_bytes = 0
-        self.down_bytes = 0
+        self._round = {"up": 0, "down": 0}
+        self._run = {"up": 0, "down": 0}
 
-    def add(self, reports: Iterable[Report]) -> dict[str, int]:
-        """Count one round; returns its bytes and the running totals under run-folder keys."""
-        reports = list(reports)
-        up = sum(r.up_bytes for r in reports)
-        down = sum(r.down_bytes for r in reports)
-        self.up_bytes += up
-        self.down_bytes += down
-        return {
-            "comm/up_bytes": up,
-            "comm/down_bytes": down,
-            "comm/up_bytes_cum": self.up_bytes,
-            "comm/down_bytes_cum": self.down_bytes,
-        }
+    def add(self, reports: Iterable[Report]) -> None:
+        """Count what clients of the current round sent and received."""
+        for report in reports:
+            self._round["up"] += report.up_bytes
+            self._round["down"] += report.down_bytes
+
+    def close_round(self) -> dict[str, int]:
+        """The round's bytes and the running totals, under run-folder keys."""
+        record = {}
+        for way, count in self._round.items():
+            self._run[way] += count
+            record[f"comm/{way}_bytes"] = count
+            record[f"comm/{way}_bytes_cum"] = self._run[way]
+        self._round = {"up": 0, "down": 0}
+        return record
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Bytes of the run so far, for a checkpoint."""
+        return dict(self._run)
+
+    def restore(self, totals: Mapping[str, int]) -> None:
+        """Go on from the totals of a checkpoint."""
+        self._run.update(totals)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
 import inspect
 import json as json_module
 from collections.abc import Callable
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from fedsim import layers, registry
+from fedsim import layers, partners, registry, scenario
 from fedsim.errors import PluginError, did_you_mean
 from fedsim.registry import Entry
 
 Entries = dict[str, Entry]
+DECIDED = {*partners.ENGINE_SUPPLIED, "num_partitions"}
+"""Arguments that are no options, because the scenario's own keys decide them."""
+SIGNS = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
+NOT_USABLE = ("Strategy", "Result", "FedXgbBagging", "FedXgbCyclic")
+"""Exported beside Flower's strategies: the contract, its result, and what aggregates trees."""
 
 
 def scenarios() -> Entries:
@@ -26,15 +34,24 @@ def scenarios() -> Entries:
 
 
 def flower_strategies() -> Entries:
-    """The strategies of ``flwr.serverapp.strategy``, read from the installed source."""
+    """The usable ones of ``flwr.serverapp.strategy``, read from the installed source."""
     folder = _package("flwr") / "serverapp" / "strategy"
+    public = set(_exported(folder / "__init__.py")).difference(NOT_USABLE)
     found = {}
     for path in sorted(folder.glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and path.stem not in ("result", "strategy", "fedopt"):
+            if isinstance(node, ast.ClassDef) and node.name in public:
                 name = f"flwr.serverapp.strategy:{node.name}"
                 found[name] = Entry(name, (ast.get_docstring(node) or "").split("\n", 1)[0])
     return found
+
+
+def _exported(path: Path) -> list[str]:
+    """The names in a module's ``__all__``."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return list(ast.literal_eval(node.value))
+    return []
 
 
 def partitioners() -> Entries:
@@ -86,11 +103,14 @@ def print_list(kind: str | None, json: bool) -> None:
 
 
 def show(name: str) -> None:
-    """Print the card of ``name`` or ``kind:name``.
+    """Print the card of ``name`` or ``kind:name``; ``schema`` is the JSON Schema of scenarios.
 
     Raises:
         PluginError: Nothing of that name is known.
     """
+    if name == "schema":
+        print(json_module.dumps(scenario.json_schema(), indent=1))
+        return
     kind, _, rest = name.partition(":")
     aliases = {"strategy": "strategies", "partitioner": "partitioners", "scenario": "scenarios"}
     kind = aliases.get(kind, kind if kind in KINDS else f"{kind}s")
@@ -124,24 +144,54 @@ def _kind_of(name: str) -> str:
     )
 
 
-def _print_card(target: Callable[..., object]) -> None:
+def _print_card(target: Any) -> None:
     module = inspect.getmodule(target)
     own = module is not None and module.__name__.startswith("fedsim.")
     print(inspect.cleandoc((module.__doc__ if own and module else target.__doc__) or ""))
     if own:
         print("\n" + inspect.cleandoc(target.__doc__ or ""))
-    print("\nOptions:")
-    for option in registry.options(target).values():
-        default = "required" if option.required else f"default {option.default!r}"
-        print(f"  {option.name}: {_type_name(option.annotation)}  ({default})")
+    if registry.is_factory(target):
+        print("\nOptions:")
+        print("\n".join(_option_lines(target)) or "  none")
     for fact in ("sends", "accepts", "additive", "needs_state"):
         if hasattr(target, fact):
-            print(f"{fact}: {getattr(target, fact)}")
+            value = getattr(target, fact)
+            print(f"{fact}: {', '.join(value) if isinstance(value, tuple) else value}")
 
 
-def _type_name(annotation: object) -> str:
-    text = inspect.formatannotation(annotation).replace("typing.", "").replace("Annotated", "")
-    return text.split(", Field", 1)[0].strip("[]") if text.startswith("[") else text
+def _option_lines(target: Any) -> list[str]:
+    fields = dataclasses.fields(target) if dataclasses.is_dataclass(target) else ()
+    made = {f.name: f.default_factory() for f in fields if callable(f.default_factory)}
+    lines = []
+    for option in registry.options(target).values():
+        default = f"default {made.get(option.name, option.default)!r}"
+        if option.name not in DECIDED:
+            what = "required" if option.required else default
+            lines.append(f"  {option.name}: {_type_name(option.annotation)}  ({what})")
+    return lines
+
+
+def _type_name(annotation: Any) -> str:
+    """A type in few words.
+
+    >>> from pydantic import PositiveFloat
+    >>> _type_name(PositiveFloat | None)
+    'float > 0 | none'
+    """
+    members = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        rules = [rule for m in members[1:] for rule in getattr(m, "metadata", [m])]
+        bounds = [f"{sign} {getattr(r, k)}" for r in rules for k, sign in SIGNS if hasattr(r, k)]
+        return " ".join([_type_name(members[0]), *bounds])
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(map(_type_name, members))
+    if get_origin(annotation) is Literal:
+        return " | ".join(map(str, members))
+    if get_origin(annotation) is Callable:
+        return "a function"
+    if annotation is NoneType:
+        return "none"
+    return inspect.formatannotation(annotation).replace("typing.", "")
 
 
 def _package(name: str) -> Path:

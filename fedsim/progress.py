@@ -55,11 +55,14 @@ class Lines(Reporter):
 
 
 class JsonLines(Reporter):
-    """Each round's record as one JSON object a line on standard output."""
+    """Each round's record, with the run's seed, as one JSON object a line on standard output."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
 
     def round_done(self, record: Record) -> None:
         """A round was written."""
-        print(dumps(record), flush=True)
+        print(dumps({"seed": self.seed, **record}), flush=True)
 
     def message(self, text: str) -> None:
         """A sentence for the terminal."""
@@ -83,7 +86,7 @@ class Bars(Reporter):
 
     def start(self, title: str, num_rounds: int) -> None:
         """The run begins."""
-        self.console.print(title, highlight=False)
+        self.console.print(title, highlight=False, markup=False)
         self.rounds = self.progress.add_task("rounds", total=num_rounds, note="starting workers")
         self.clients = self.progress.add_task("clients", total=None, visible=False, note="")
         self.progress.start()

@@ -12,15 +12,16 @@ import importlib
 import inspect
 import re
 import traceback
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
+from fedsim import wording
 from fedsim.errors import FedsimError, PluginError, did_you_mean
 
 CONTRACTS = {
@@ -50,9 +51,14 @@ def available(kind: str) -> dict[str, Entry]:
         if not path.stem.startswith("_"):
             doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
             found[path.stem] = Entry(path.stem, doc.split("\n", 1)[0])
-    for point in entry_points(group=f"fedsim.{kind}"):
+    for point in _installed(kind):
         found[point.name] = Entry(point.name, f"from {point.value}")
     return found
+
+
+@cache
+def _installed(kind: str) -> EntryPoints:
+    return entry_points(group=f"fedsim.{kind}")
 
 
 def _folder(kind: str) -> Path:
@@ -78,7 +84,7 @@ def find(kind: str, name: str) -> Any:
 def _find(kind: str, name: str) -> Any:
     if ":" in name:
         return import_object(name)
-    for point in entry_points(group=f"fedsim.{kind}"):
+    for point in _installed(kind):
         if point.name == name:
             return import_object(point.value)
     if name not in available(kind):
@@ -225,10 +231,10 @@ def _convert(option: Option, value: Any, label: str) -> Any:
         return _adapter(option.annotation).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
-        wanted = requirement(e["msg"] for e in error.errors())
+        wanted = wording.requirement(e["msg"] for e in error.errors())
         is_plugin = first["type"] == "is_instance_of"
         raise PluginError(
-            f"option '{option.name}' of {label} {wanted}, not {shown(first['input'])}",
+            f"option '{option.name}' of {label} {wanted}, not {wording.shown(first['input'])}",
             key=(option.name, *first["loc"]),
             hint=f"Write {option.name}: {{name: ...}}" if is_plugin else "",
         ) from None
@@ -239,25 +245,6 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
         return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     except PydanticUserError:  # a pydantic model or dataclass brings its own configuration
         return TypeAdapter(annotation)
-
-
-def shown(value: Any) -> str:
-    """A refused value as a person wrote it; nothing after the colon is ``None`` in Python."""
-    return "empty" if value is None else repr(value)
-
-
-def requirement(messages: Iterable[str]) -> str:
-    """What pydantic wants of a value, to follow the value's name; more than one for a union.
-
-    >>> requirement(["Input should be a valid integer, unable to parse", "Input should be 'auto'"])
-    "must be a valid integer or 'auto'"
-    """
-    short = dict.fromkeys(re.sub(", (unable|got) .*", "", message) for message in messages)
-    if not all(message.startswith("Input should be ") for message in short):
-        return f"is refused ({'; '.join(short)})"
-    words = " or ".join(message.removeprefix("Input should be ") for message in short)
-    words = re.sub(r"valid dictionary( or instance of \w+)?", "mapping of keys to values", words)
-    return f"must be {words.replace('valid tuple', 'list')}"
 
 
 def build(kind: str, section: Mapping[str, Any], **extra: Any) -> Any:

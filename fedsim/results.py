@@ -111,6 +111,22 @@ class RunFolder:
         write_text(folder.path / "STATUS", "running\n")
         return folder
 
+    @classmethod
+    def reopen(cls, path: Path, last_round: int) -> RunFolder:
+        """Continue a folder after ``last_round``: what was written later is taken back.
+
+        Raises:
+            OutputError: The folder cannot be read or written.
+        """
+        folder = cls(path)
+        for name in ("rounds.jsonl", "clients.jsonl"):
+            kept = [r for r in read_lines(path / name, []) if r["round"] <= last_round]
+            write_text(path / name, "".join(f"{dumps(record)}\n" for record in kept))
+        (path / "summary.json").unlink(missing_ok=True)
+        write_text(path / "STATUS", "running\n")
+        folder.event("INFO", f"resumed after round {last_round}")
+        return folder
+
     def add_round(self, record: Record) -> None:
         """Append one round to rounds.jsonl; NaN and infinities become null."""
         self._append("rounds.jsonl", [record])

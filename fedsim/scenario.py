@@ -12,7 +12,7 @@ import hashlib
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -28,8 +28,8 @@ from pydantic import (
 )
 from ruamel.yaml import YAML
 
-from fedsim import layers, partners, registry
-from fedsim.errors import FedsimError, Key, ScenarioError, did_you_mean
+from fedsim import layers, partners, wording
+from fedsim.errors import FedsimError, Key, ScenarioError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenFraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -66,14 +66,27 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-NamedPlugin = Annotated[Plugin, BeforeValidator(_named)]
+NamedPlugin = Annotated[Plugin, BeforeValidator(_named, json_schema_input_type=Plugin | str)]
 
 
 def _chain(value: Any) -> Any:
     return [] if value in (None, "none") else value if isinstance(value, list) else [value]
 
 
-Chain = Annotated[tuple[NamedPlugin, ...], BeforeValidator(_chain)]
+Chain = Annotated[
+    tuple[NamedPlugin, ...],
+    BeforeValidator(_chain, json_schema_input_type=list[Plugin | str] | Plugin | str | None),
+]
+
+
+def _unless_none(value: Any) -> Any:
+    return None if value == "none" else value
+
+
+Options = Annotated[
+    dict[str, Any] | None,
+    BeforeValidator(_unless_none, json_schema_input_type=dict[str, Any] | Literal["none"] | None),
+]
 
 
 class TokenizerSection(Section):
@@ -115,18 +128,11 @@ class ModelSection(Section):
     how_to_get: str = ""
     """Shown when the model cannot be found."""
     tokenizer: TokenizerSection | None = None
-    peft: dict[str, Any] | None = None
+    peft: Options = None
     """``peft_type`` and that configuration's own options; none trains all parameters."""
     trainable: tuple[str, ...] = ()
     """Patterns (``fnmatch``) of parameters to train instead of all; only with ``peft: none``."""
     warm_start: WarmStartSection | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _peft_none(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("peft") == "none":
-            return {**values, "peft": None}
-        return values
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -191,6 +197,15 @@ class EvaluateSection(Section):
     batch_size: PositiveInt = 64
 
 
+class CheckpointSection(Section):
+    """When a run saves itself, so that ``fedsim resume`` can continue it."""
+
+    every: PositiveInt = 10
+    """Rounds between checkpoints; Ctrl-C and the last round write one, too."""
+    keep: PositiveInt = 2
+    """Checkpoints that are kept; the one before guards against a torn file."""
+
+
 class EngineSection(Section):
     """Where and how the work is executed; no value here changes a result."""
 
@@ -199,6 +214,10 @@ class EngineSection(Section):
     address: str = "local"
     """``local`` starts Ray on this machine only; another address joins a running cluster."""
     threads_per_worker: PositiveInt = 1
+    client_timeout_s: PositiveFloat | None = None
+    """A client that works longer than this has failed; none waits for ever."""
+    client_state_mb: PositiveFloat = 1024.0
+    """Memory for clients' private states; what is more lies in files."""
 
 
 class Scenario(Section):
@@ -232,6 +251,7 @@ class Scenario(Section):
     """How the server aggregates; see `fedsim list strategies`."""
     codec: CodecSection = CodecSection()
     evaluate: EvaluateSection = EvaluateSection()
+    checkpoint: CheckpointSection = CheckpointSection()
     engine: EngineSection = EngineSection()
 
     @model_validator(mode="after")
@@ -256,6 +276,10 @@ class Scenario(Section):
         return self
 
     _places: dict[Key, str] = PrivateAttr(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all values are equal, wherever they were written."""
+        return isinstance(other, Scenario) and self.model_dump() == other.model_dump()
 
     def where(self, key: Iterable[str | int]) -> str:
         """``file:line`` of a key, for errors found after loading."""
@@ -306,7 +330,8 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Scenario:
         scenario = Scenario.model_validate(layer.values)
         partners.check(scenario)
     except ValidationError as error:
-        raise _readable(error, layer, file) from None
+        fault = wording.scenario_error(error, layer.values, Scenario)
+        raise fault.at(layer.where(fault.key) or str(file)) from None
     except FedsimError as error:
         raise error.at(layer.where(error.key) or str(file)) from None
     scenario._places.update(layer.places)
@@ -314,64 +339,13 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Scenario:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of scenario files, for editors that complete and check YAML."""
-    return Scenario.model_json_schema()
-
-
-def _readable(error: ValidationError, layer: layers.Layer, file: Path) -> ScenarioError:
-    """pydantic's first fault in words; unknown keys first, since they explain missing ones."""
-    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-    first = faults[0]
-    key = layers.existing(layer.values, first["loc"])  # without the members of a union
-    if first["type"] == "extra_forbidden":
-        result = _unknown_key(key)
-    elif first["type"] == "missing":
-        result = _missing_key(key, str(first["loc"][-1]))
-    else:
-        alike = [f["msg"] for f in faults if layers.existing(layer.values, f["loc"]) == key]
-        wanted = registry.requirement(alike)
-        keys = _keys(_section_at(key)) if first["type"] == "model_type" else ""
-        what = f"'{_dotted(key)}' {wanted}, not {registry.shown(first['input'])}"
-        result = ScenarioError(what, allowed=keys)
-    return result.at(layer.where(key) or str(file))
-
-
-def _unknown_key(key: Key) -> ScenarioError:
-    section = _section_at(key[:-1])
-    return ScenarioError(
-        f"unknown key '{key[-1]}'{_inside(key[:-1])}",
-        hint=did_you_mean(str(key[-1]), section.model_fields),
-        allowed=_keys(section),
-    )
-
-
-def _missing_key(parent: Key, name: str) -> ScenarioError:
-    field = _section_at(parent).model_fields.get(name)
-    meaning = field.description if field else ""
-    return ScenarioError(
-        f"the key '{name}' is missing{_inside(parent)}",
-        allowed=f"{name}: {meaning}" if meaning else "",
-    )
-
-
-def _section_at(key: Key) -> type[BaseModel]:
-    """The innermost model on a key path."""
-    model: type[BaseModel] = Scenario
-    for part in key:
-        field = model.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type)]
-        model = next((a for a in inner if issubclass(a, BaseModel)), model)
-    return model
-
-
-def _keys(section: type[BaseModel]) -> str:
-    return f"Keys: {', '.join(section.model_fields)}"
-
-
-def _inside(key: Key) -> str:
-    return f" in '{_dotted(key)}'" if key else ""
-
-
-def _dotted(key: Key) -> str:
-    return ".".join(map(str, key))
+    """The JSON Schema of scenario files, for editors; any key may be left to a parent."""
+    schema = Scenario.model_json_schema()
+    for section in (schema, *schema["$defs"].values()):
+        section.pop("required", None)
+    text = {"type": "string"}
+    schema["properties"]["extends"] = {
+        "description": "Files, beside this one or shipped, whose keys hold where this one has none",
+        "anyOf": [text, {"type": "array", "items": text}],
+    }
+    return schema

@@ -11,8 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
@@ -20,17 +18,20 @@ from flwr.serverapp.strategy import Strategy
 
 from fedsim import records, registry
 from fedsim.arrays import conform, sha256
+from fedsim.checkpoint import Checkpoint, Checkpoints, restore_strategy
 from fedsim.data import partition
 from fedsim.engine.blocks import Report
 from fedsim.engine.grid import WorkerGrid
+from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Recipe
-from fedsim.errors import RunError
+from fedsim.errors import OutputError, RunError
+from fedsim.events import polite_interrupt, recorded
 from fedsim.ledger import Ledger
 from fedsim.models import catalogue
 from fedsim.progress import Reporter
 from fedsim.records import Record
 from fedsim.results import Run, RunFolder
-from fedsim.scenario import Scenario
+from fedsim.scenario import Scenario, load
 from fedsim.seeds import Seeds
 from fedsim.strategy import (
     DeltaStrategy,
@@ -67,20 +68,39 @@ def run(
         FedsimError: The run could not start or finish. Once the folder exists, it holds all
             rounds so far, the reason, and a summary.
     """
-    reporter = reporter or Reporter()
     split = partition.make(scenario, scenario.seed)
     folder = RunFolder.create(out, scenario, source)
-    simulation = Simulation(scenario, split.ownership, folder, reporter)
-    with recording(folder, reporter):
+    return _execute(Simulation(scenario, split.ownership, folder, reporter or Reporter()), None)
+
+
+def resume(path: Path, *, reporter: Reporter | None = None) -> Run:
+    """Continue a run from its last checkpoint, to the same bits as without the interruption.
+
+    Raises:
+        OutputError: The folder holds no checkpoint, or the run is finished.
+        FedsimError: As for ``run``.
+    """
+    found = Run.open(path)
+    scenario = load(path / "resolved.yaml")
+    if found.status == "done":
+        raise OutputError("is finished", where=str(path), hint="There is nothing to resume")
+    saved = Checkpoints(path, scenario.checkpoint.keep).latest()
+    split = partition.make(scenario, scenario.seed)
+    folder = RunFolder.reopen(path, saved.server_round)
+    return _execute(Simulation(scenario, split.ownership, folder, reporter or Reporter()), saved)
+
+
+def _execute(simulation: Simulation, saved: Checkpoint | None) -> Run:
+    with recorded(simulation.folder, simulation.reporter):
         try:
-            simulation.run()
+            simulation.run(saved)
         except BaseException as error:
             simulation.finish(error)
             raise
         finally:
-            reporter.stop()
+            simulation.reporter.stop()
     simulation.finish(None)
-    return Run.open(folder.path)
+    return Run.open(simulation.folder.path)
 
 
 class Simulation:
@@ -100,25 +120,52 @@ class Simulation:
         self.records: list[Record] = []
         self.key_metric = ("eval/loss", "min")
         self.weights_sha256: str | None = None
+        self.checkpoints = Checkpoints(folder.path, scenario.checkpoint.keep)
 
-    def run(self) -> None:
+    def run(self, saved: Checkpoint | None) -> None:
         """All rounds, from building the workers to the last test."""
         scenario = self.scenario
         self.reporter.start(f"{scenario.name}: writing {self.folder.path}", scenario.num_rounds)
         if warning := catalogue.averaging_warning(scenario.model.peft or {}):
             log.warning(warning)
-        with open_grid(self.recipe, self.reporter) as grid:
+        with (
+            polite_interrupt(self.reporter) as asked_to_stop,
+            open_grid(self.recipe, self.reporter, self.checkpoints.clients_folder) as grid,
+        ):
             name, mode = grid.facts["key_metric"]
             self.key_metric = (f"eval/{name}", mode)
             self.reporter.message(describe(grid))
             strategy = build_strategy(scenario, grid.num_clients)
             connect(grid, strategy)
-            arrays = to_record(grid.facts["arrays"])
-            self.write({"round": 0}, grid, arrays, time.perf_counter())
-            for server_round in range(1, scenario.num_rounds + 1):
+            arrays = self.begin(grid, strategy, saved)
+            for server_round in range(len(self.records), scenario.num_rounds + 1):
                 start = time.perf_counter()
                 arrays, record = self.round(server_round, strategy, grid, arrays)
                 self.write(record, grid, arrays, start)
+                stop = asked_to_stop() and server_round < scenario.num_rounds
+                if stop or self.is_saved(server_round):
+                    self.save(server_round, strategy, grid, arrays)
+                if stop:
+                    raise KeyboardInterrupt
+
+    def begin(self, grid: WorkerGrid, strategy: Strategy, saved: Checkpoint | None) -> ArrayRecord:
+        """Weights to start from: the initial ones, tested as round 0, or those of a checkpoint."""
+        if saved is None:
+            arrays = to_record(grid.facts["arrays"])
+            self.write({"round": 0}, grid, arrays, time.perf_counter())
+            return arrays
+        self.records.extend(Run.open(self.folder.path).rounds)
+        self.ledger.restore(saved.ledger)
+        grid.states.restore(saved.clients)
+        restore_strategy(strategy, saved.strategy)
+        return to_record(saved.weights)
+
+    def save(
+        self, server_round: int, strategy: Strategy, grid: WorkerGrid, arrays: ArrayRecord
+    ) -> None:
+        """Write a checkpoint."""
+        weights = to_arrays(arrays)
+        self.checkpoints.save(server_round, weights, strategy, self.ledger.totals, grid.states)
 
     def round(
         self, server_round: int, strategy: Strategy, grid: WorkerGrid, arrays: ArrayRecord
@@ -131,28 +178,38 @@ class Simulation:
         replies = grid.send_and_receive(messages)
         aggregated, metrics = strategy.aggregate_train(server_round, replies)
         record = self.account(server_round, grid.take_reports())
+        record["clients/retried"] = grid.take_retried()
         record |= _prefixed("train/", metrics, remove="train_")
         arrays = arrays if aggregated is None else aggregated
         if self.scenario.evaluate.personal and self.is_tested(server_round):
-            asked = strategy.configure_evaluate(server_round, arrays, ConfigRecord(), grid)
-            answers = grid.send_and_receive(list(asked))
-            scores = strategy.aggregate_evaluate(server_round, answers)
-            record |= _prefixed("personal/", scores)
-            self.folder.add_clients([_row(server_round, r) for r in grid.take_reports()])
-        return arrays, record
+            record |= self.personal_tests(server_round, strategy, grid, arrays)
+        return arrays, record | self.ledger.close_round()
+
+    def personal_tests(
+        self, server_round: int, strategy: Strategy, grid: WorkerGrid, arrays: ArrayRecord
+    ) -> Record:
+        """Scores of the weights on clients' own test rows; what this sends is counted, too."""
+        messages = strategy.configure_evaluate(server_round, arrays, ConfigRecord(), grid)
+        replies = grid.send_and_receive(list(messages))
+        scores = strategy.aggregate_evaluate(server_round, replies)
+        reports = grid.take_reports()
+        self.ledger.add(reports)
+        self.folder.add_clients([_row(server_round, "evaluate", r) for r in reports])
+        return _prefixed("personal/", scores)
 
     def account(self, server_round: int, reports: list[Report]) -> Record:
-        """Write the clients' rows, add up bytes and counts, and stop a run that fails too much."""
-        self.folder.add_clients([_row(server_round, r) for r in reports])
+        """Write the clients' rows, count bytes and failures, and stop a run that fails too much."""
+        self.folder.add_clients([_row(server_round, "train", r) for r in reports])
+        self.ledger.add(reports)
         failed = sum(r.status == "failed" for r in reports)
         record: Record = {
             "round": server_round,
-            **self.ledger.add(reports),
             "clients/selected": len(reports),
             "clients/completed": len(reports) - failed,
             "clients/failed": failed,
         }
         if reports and failed / len(reports) > self.scenario.max_failed_fraction:
+            record |= self.ledger.close_round()
             self.records.append(record)
             self.folder.add_round(record)
             reason = next(r.error for r in reports if r.error)
@@ -182,6 +239,11 @@ class Simulation:
         last = server_round == self.scenario.num_rounds
         return last or server_round % self.scenario.evaluate.every == 0
 
+    def is_saved(self, server_round: int) -> bool:
+        """Whether this round ends with a checkpoint."""
+        last = server_round == self.scenario.num_rounds
+        return last or server_round % self.scenario.checkpoint.every == 0
+
     def finish(self, error: BaseException | None) -> None:
         """Write summary and status, whatever happened."""
         interrupted = isinstance(error, KeyboardInterrupt)
@@ -201,57 +263,17 @@ class Simulation:
         self.folder.finish(summary, status)
 
 
-@contextmanager
-def recording(folder: RunFolder, reporter: Reporter) -> Iterator[None]:
-    """Send every warning of the run to events.log, and fedsim's own to the terminal as well."""
-    flower, python = logging.getLogger("flwr"), logging.getLogger("py.warnings")
-    terminal = _Terminal(reporter)
-    before = flower.handlers, flower.level
-    flower.handlers, flower.propagate = [], False
-    flower.setLevel(logging.WARNING)
-    logging.captureWarnings(True)
-    sink = folder.log_handler()
-    for logger in (log, flower, python):
-        logger.addHandler(sink)
-    log.addHandler(terminal)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        for logger in (log, flower, python):
-            logger.removeHandler(sink)
-        log.removeHandler(terminal)
-        flower.handlers, flower.level = before
-
-
-class _Terminal(logging.Handler):
-    """Shows warnings on the terminal, but only the first few of failing clients."""
-
-    shown_failures = 3
-
-    def __init__(self, reporter: Reporter) -> None:
-        super().__init__(logging.WARNING)
-        self.reporter = reporter
-        self.failures = 0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.failures += record.name == "fedsim.clients"
-        if record.name != "fedsim.clients" or self.failures <= self.shown_failures:
-            self.reporter.message(f"{record.levelname.lower()}: {record.getMessage()}")
-        elif self.failures == self.shown_failures + 1:
-            self.reporter.message("further failures of clients are in events.log")
-
-
-def open_grid(recipe: Recipe, reporter: Reporter) -> WorkerGrid:
-    """The grid that the scenario asks for, not yet entered."""
+def open_grid(recipe: Recipe, reporter: Reporter, states: Path) -> WorkerGrid:
+    """The grid that the scenario asks for, not yet entered; client states may lie in ``states``."""
     from fedsim.engine.inline import InlineGrid
     from fedsim.engine.ray_grid import RayGrid
 
     engine = recipe.scenario.engine
+    store = ClientStates(states, int(engine.client_state_mb * 1e6))
     if engine.backend == "inline":
-        return InlineGrid(recipe, reporter.clients_done)
+        return InlineGrid(recipe, reporter.clients_done, store)
     workers = os.cpu_count() or 1 if engine.workers == "auto" else engine.workers
-    return RayGrid(recipe, reporter.clients_done, num_workers=workers)
+    return RayGrid(recipe, reporter.clients_done, store, num_workers=workers)
 
 
 def build_strategy(scenario: Scenario, num_clients: int) -> Strategy:
@@ -285,9 +307,10 @@ def describe(grid: WorkerGrid) -> str:
     )
 
 
-def _row(server_round: int, report: Report) -> Record:
+def _row(server_round: int, stage: str, report: Report) -> Record:
     row: Record = {
         "round": server_round,
+        "stage": stage,
         "client": report.client,
         "status": report.status,
         "num_examples": report.num_examples,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -129,6 +130,9 @@ class Task:
 
     def client_data(self, client: int, part: Literal["train", "test"] = "train") -> Batch:
         """The encoded rows of a client; converted once and kept within a memory budget."""
+        if self._all_rows is not None:
+            index = torch.from_numpy(self.split.client_indices(client, part))
+            return {name: tensor[index] for name, tensor in self._all_rows.items()}
         key = (part, client)
         if key in self._cache:
             self._cache.move_to_end(key)
@@ -139,6 +143,15 @@ class Task:
         while self._cache_bytes > CACHE_BYTES and len(self._cache) > 1:
             self._cache_bytes -= _size(self._cache.popitem(last=False)[1])
         return data
+
+    @cached_property
+    def _all_rows(self) -> Batch | None:
+        """Every training row, encoded, where clients share rows and the budget has room."""
+        rows = self.split.rows.train
+        if not self.split.shares_rows:
+            return None
+        row_bytes = _size(self.objective.encode(rows.select([0])))
+        return self.objective.encode(rows) if row_bytes * len(rows) <= CACHE_BYTES else None
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean training loss of a batch, with gradient."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -73,3 +74,21 @@ class CapturingCodec(NoCodec):
         payload = super().encode(arrays, state)
         self.lengths.append(len(payload.data))
         return payload
+
+
+@dataclass(kw_only=True)
+class Slow(SGD):
+    """Takes its time.
+
+    Args:
+        seconds: How long each client sleeps before it trains.
+        victims: Which clients sleep; all of them by default.
+    """
+
+    seconds: float = 0.1
+    victims: tuple[int, ...] | None = None
+
+    def train(self, client: Client) -> Update:
+        if self.victims is None or client.id in self.victims:
+            time.sleep(self.seconds)
+        return super().train(client)

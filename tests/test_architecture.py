@@ -19,7 +19,7 @@ MODULES = [m.name for m in pkgutil.walk_packages(fedsim.__path__, "fedsim.")]
 
 LAYERS = [
     {"_version", "errors", "units"},
-    {"arrays", "seeds", "layers", "registry", "records", "cache"},
+    {"arrays", "seeds", "layers", "wording", "registry", "records", "cache"},
     {"partners", "scenario"},
     {"results", "codec", "models", "data"},
     {"codecs", "task", "differences", "compare", "progress"},

@@ -221,6 +221,8 @@ def test_client_state_lives_from_one_participation_to_the_next(tmp_path):
 def test_personal_tests_use_the_clients_own_rows(tmp_path):
     scenario = tiny(data={"client_test_fraction": 0.25}, evaluate={"personal": True})
     run = simulation.run(scenario, out=tmp_path)
+    assert run.rounds[-1]["comm/down_bytes"] == 2 * 6 * (4 * 15 + 20)  # to train, and to test
+    assert [r["stage"] for r in run.clients] == (["train"] * 6 + ["evaluate"] * 6) * 2
     assert 0 <= run.rounds[-1]["personal/accuracy"] <= 1
     assert run.rounds[-1]["personal/loss"] > 0
 

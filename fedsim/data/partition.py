@@ -2,7 +2,8 @@
 
 ``make`` decides it once per run, from named streams of the run's seed; the answer (``Ownership``)
 is a handful of integer arrays that travel to the workers, which ``bind`` it to rows they load
-themselves.
+themselves. Clients' rows are listed (``Ragged``) or, for large populations, drawn when they are
+asked for (``LazyOwned``).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data import partitioners
+from fedsim.data.lazy import LazyOwned, LazyPartitioner
 from fedsim.data.partitioners import available, check, find
 from fedsim.data.sources import Rows, load_rows
 from fedsim.errors import DataError
@@ -61,9 +63,13 @@ class Ragged:
         return np.diff(self.offsets)
 
 
+Owned = Ragged | LazyOwned
+"""Row numbers by client: ``len`` and ``[client]``."""
+
+
 @dataclass(frozen=True)
 class Ownership:
-    """Row numbers of the training rows, by owner; arrays only, so that it travels cheaply.
+    """Row numbers of the training rows, by owner; it travels cheaply.
 
     Attributes:
         train: Rows that each client trains on.
@@ -75,8 +81,8 @@ class Ownership:
         num_rows: Training rows and test rows that the source had.
     """
 
-    train: Ragged
-    client_test: Ragged
+    train: Owned
+    client_test: Owned
     public: Indices
     test: Indices
     test_held_out: bool
@@ -116,16 +122,23 @@ class Split:
         """Rows that the server may train on; no client owns them."""
         return self.rows.train.select(self.ownership.public)
 
+    @property
+    def shares_rows(self) -> bool:
+        """Whether a row may have several owners, so that it pays to encode each row but once."""
+        return isinstance(self.ownership.train, LazyOwned)
+
+    def client_indices(self, client: int, part: Part = "train") -> Indices:
+        """The numbers of a client's rows in ``rows.train``."""
+        owned = self.ownership.train if part == "train" else self.ownership.client_test
+        return owned[client]
+
     def client_rows(self, client: int, part: Part = "train") -> Dataset:
         """The rows of a client."""
-        return self.rows.train.select(self._owned(part)[client])
+        return self.rows.train.select(self.client_indices(client, part))
 
     def num_examples(self, client: int, part: Part = "train") -> int:
         """How many rows a client has."""
-        return len(self._owned(part)[client])
-
-    def _owned(self, part: Part) -> Ragged:
-        return self.ownership.train if part == "train" else self.ownership.client_test
+        return len(self.client_indices(client, part))
 
 
 def make(scenario: Scenario, seed: int) -> Split:
@@ -139,12 +152,7 @@ def make(scenario: Scenario, seed: int) -> Split:
     pool = np.arange(len(rows.train))
     pool, test = _hold_out_test(scenario, rows, pool, seeds)
     pool, public = _take_public(scenario, pool, seeds)
-    parts = partitioners.assign(
-        scenario.data.partitioner, scenario.num_clients, rows.train, pool, seeds
-    )
-    owned = Ragged.of(parts)
-    _check_clients(scenario, owned)
-    train, client_test = _client_tests(scenario, owned, seeds)
+    train, client_test = _owners(scenario, rows.train, pool, seeds)
     sizes = (len(rows.train), len(rows.test) if rows.test else 0)
     return Split(rows, Ownership(train, client_test, public, test, rows.test is None, sizes))
 
@@ -203,6 +211,17 @@ def _draw(
         )
     order = generator.permutation(len(pool))
     return pool[np.sort(order[count:])], pool[np.sort(order[:count])]
+
+
+def _owners(scenario: Scenario, train: Dataset, pool: Indices, seeds: Seeds) -> tuple[Owned, Owned]:
+    """Each client's training rows and its test rows."""
+    plugin, num_clients = scenario.data.partitioner, scenario.num_clients
+    if issubclass(find(plugin.name), LazyPartitioner):
+        drawn = partitioners.assign_lazily(plugin, num_clients, train, pool, seeds)
+        return drawn.with_tests(scenario.data.client_test_fraction)
+    listed = Ragged.of(partitioners.assign(plugin, num_clients, train, pool, seeds))
+    _check_clients(scenario, listed)
+    return _client_tests(scenario, listed, seeds)
 
 
 def _check_clients(scenario: Scenario, owned: Ragged) -> None:

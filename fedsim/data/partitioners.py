@@ -1,8 +1,9 @@
-"""flwr-datasets' partitioners by name: find one, check its options, run it on rows.
+"""Partitioners by name: find one, check its options, run it on rows.
 
-A partitioner's name is its class name in snake case (``DirichletPartitioner`` is ``dirichlet``) and
-its options are the class's own arguments, except ``num_partitions``, which is the scenario's
-``num_clients``.
+Those of flwr-datasets list each client's rows, which serves up to about 100,000 clients; a name is
+the class name in snake case (``DirichletPartitioner`` is ``dirichlet``) and the options are the
+class's own arguments, except ``num_partitions``, which is the scenario's ``num_clients``. Those of
+``fedsim.data.lazy`` draw a client's rows when they are asked for.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim import registry
+from fedsim.data.lazy import LAZY, LazyOwned, LazyPartitioner
 from fedsim.errors import DataError, FedsimError, did_you_mean
 from fedsim.registry import Entry
 from fedsim.scenario import Plugin
@@ -58,11 +60,14 @@ def _classes() -> dict[str, tuple[str, str]]:
 @cache
 def available() -> dict[str, Entry]:
     """The partitioners that split rows, by name."""
-    return {
+    found = {
         name: Entry(name, summary)
         for name, (_, summary) in _classes().items()
         if not name.startswith("vertical")
     }
+    for name, lazy in LAZY.items():
+        found[name] = Entry(name, (lazy.__doc__ or "").split("\n", 1)[0])
+    return found
 
 
 def find(name: str) -> type:
@@ -71,6 +76,9 @@ def find(name: str) -> type:
     Raises:
         DataError: There is no such partitioner, or it splits columns instead of rows.
     """
+    target = LAZY[name] if name in LAZY else _imported(name) if ":" in name else None
+    if isinstance(target, type) and issubclass(target, LazyPartitioner):
+        return target
     by_class = {class_name: snake for snake, (class_name, _) in _classes().items()}
     snake = by_class.get(name, name)
     if ":" not in name and snake not in _classes():
@@ -84,10 +92,11 @@ def find(name: str) -> type:
         raise _vertical(name)
     from flwr_datasets import partitioner as package
 
-    target = _imported(name) if ":" in name else getattr(package, _classes()[snake][0])
+    target = target or getattr(package, _classes()[snake][0])
     if not (isinstance(target, type) and issubclass(target, package.Partitioner)):
         raise DataError(
-            f"'{name}' is no subclass of flwr_datasets.partitioner.Partitioner",
+            f"'{name}' is no subclass of flwr_datasets.partitioner.Partitioner, "
+            "nor of fedsim.data.lazy.LazyPartitioner",
             key=(*KEY, "name"),
         )
     if issubclass(target, (package.VerticalEvenPartitioner, package.VerticalSizePartitioner)):
@@ -129,13 +138,21 @@ def check(plugin: Plugin) -> dict[str, Any]:
         )
     label = f"partitioner '{plugin.name}'"
     try:
-        given = {k: CONVERT[k](v) if k in CONVERT else v for k, v in plugin.options.items()}
-        return registry.check_options(target, given, label, also_given=("num_partitions",))
+        with _keyed():
+            given = {k: CONVERT[k](v) if k in CONVERT else v for k, v in plugin.options.items()}
+            return registry.check_options(target, given, label, also_given=("num_partitions",))
+    except ValueError as error:
+        raise DataError(f"options of {label}: {error}", key=KEY) from None
+
+
+@contextlib.contextmanager
+def _keyed() -> Iterator[None]:
+    """Let errors that name an option name its place in the scenario."""
+    try:
+        yield
     except FedsimError as error:
         error.key = (*KEY, *error.key)
         raise
-    except ValueError as error:
-        raise DataError(f"options of {label}: {error}", key=KEY) from None
 
 
 def assign(
@@ -145,7 +162,7 @@ def assign(
     pool: NDArray[np.int64],
     seeds: Seeds,
 ) -> list[NDArray[np.int64]]:
-    """Give each client its rows of ``pool``.
+    """Give each client its rows of ``pool``, with a partitioner of flwr-datasets.
 
     Rows are shuffled first, as ``FederatedDataset`` does: several partitioners (``iid``, ``size``)
     cut consecutive blocks. Both draws come from the streams ``partition``; a ``seed`` among the
@@ -169,18 +186,41 @@ def assign(
     return [order[part] for part in parts]
 
 
+def assign_lazily(
+    plugin: Plugin,
+    num_clients: int | None,
+    train: Dataset,
+    pool: NDArray[np.int64],
+    seeds: Seeds,
+) -> LazyOwned:
+    """Let each client draw its rows of ``pool`` when asked, with a partitioner of ``lazy``."""
+    target, options = find(plugin.name), check(plugin)
+    if num_clients is None:
+        raise _needs_num_clients(plugin)
+    sizes = np.array([len(pool)])
+    if column := options.get("partition_by"):
+        _check_column(train, column)
+        values = _column(train, column).to_numpy()[pool]
+        _, codes, sizes = np.unique(values, return_inverse=True, return_counts=True)
+        pool = pool[np.argsort(codes, kind="stable")]
+    with _keyed():
+        partitioner: LazyPartitioner = target(**options)
+        partitioner.check(sizes)
+    seeds = seeds if partitioner.seed is None else Seeds(partitioner.seed)
+    return LazyOwned(partitioner, pool, sizes, num_clients, seeds)
+
+
 def _check_counts(
     plugin: Plugin, target: type, options: dict[str, Any], num_clients: int | None, rows: int
 ) -> None:
     if num_clients is None and "num_partitions" in registry.options(target):
-        raise DataError(
-            f"the partitioner '{plugin.name}' needs num_clients at the top level", key=KEY
-        )
+        raise _needs_num_clients(plugin)
     if num_clients is not None and num_clients > rows:
         raise DataError(
             f"there are {num_clients} clients but only {rows} training rows",
             key=("num_clients",),
-            hint="Lower num_clients, or use more data",
+            hint="Lower num_clients, use more data, or let clients share rows with one of "
+            f"{', '.join(LAZY)}",
         )
     least = registry.options(target).get("min_partition_size")
     size = options.get("min_partition_size", least.default) if least else None
@@ -191,6 +231,10 @@ def _check_counts(
             key=(*KEY, "min_partition_size"),
             hint="Lower num_clients or min_partition_size",
         )
+
+
+def _needs_num_clients(plugin: Plugin) -> DataError:
+    return DataError(f"the partitioner '{plugin.name}' needs num_clients at the top level", key=KEY)
 
 
 def _table(

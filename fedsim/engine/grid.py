@@ -18,7 +18,8 @@ from flwr.serverapp import Grid
 
 from fedsim.arrays import Arrays, add, conform
 from fedsim.codec import Payload
-from fedsim.engine.blocks import Block, BlockResult, Broadcast, ClientState, Report, cut
+from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report, cut
+from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Codecs, Recipe, build_codecs
 from fedsim.strategy import ARRAYS, DELTA, METRICS, NUM_EXAMPLES, to_arrays, to_record
 from fedsim.task import merge_totals
@@ -45,6 +46,7 @@ class WorkerGrid(Grid):
     Args:
         recipe: What each worker builds.
         on_reply: Called with the number of clients whenever a block has answered.
+        states: Where clients' private states are kept.
 
     Attributes:
         reduce: Let a block answer as one heavier client (for additive strategies).
@@ -56,7 +58,12 @@ class WorkerGrid(Grid):
     reduce = False
     deltas = False
 
-    def __init__(self, recipe: Recipe, on_reply: Callable[[int], None] = lambda n: None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        on_reply: Callable[[int], None] = lambda n: None,
+        states: ClientStates | None = None,
+    ) -> None:
         _bind_task()
         self.recipe = recipe
         self.codecs: Codecs = build_codecs(recipe.scenario.codec)
@@ -65,7 +72,8 @@ class WorkerGrid(Grid):
         self.reports: list[Report] = []
         self.peak_bytes = 0
         self.facts: dict[str, Any] = {}
-        self._states: dict[int, ClientState] = {}
+        self.states = states or ClientStates()
+        self._retried = 0
         self._broadcasts = 0
 
     # -- what a backend provides ---------------------------------------------------------------
@@ -104,6 +112,11 @@ class WorkerGrid(Grid):
         """The reports collected so far; the list starts afresh."""
         reports, self.reports = self.reports, []
         return reports
+
+    def take_retried(self) -> int:
+        """How many clients were sent out again because a worker died, since the last call."""
+        retried, self._retried = self._retried, 0
+        return retried
 
     # -- Flower's grid -------------------------------------------------------------------------
 
@@ -192,7 +205,7 @@ class WorkerGrid(Grid):
         return Block(
             server_round=int(group.config.get("server-round", 0)),
             clients=tuple(clients),
-            states=tuple(self._states.get(c) for c in clients),
+            states=tuple(self.states.get(c) for c in clients),
             config=group.config,
             reduce=self.reduce and group.kind == "train",
         )
@@ -202,7 +215,7 @@ class WorkerGrid(Grid):
         self.peak_bytes = max(self.peak_bytes, result.peak_bytes)
         for client, state in zip(block.clients, result.states, strict=True):
             if state is not None:
-                self._states[client] = state
+                self.states.put(client, state, block.server_round)
         for report in result.reports:
             if report.error:
                 log.warning(report.error)

@@ -12,9 +12,18 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
+from fedsim.engine.blocks import Block
 from fedsim.engine.grid import WorkerGrid
+from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Recipe
 from fedsim.errors import FedsimError, RunError
+
+log = logging.getLogger("fedsim")
+MAX_RESTARTS = 100
+"""How often Ray brings one worker process back."""
+MAX_RETRIES = 5
+"""How many workers one block may take down before the run stops."""
+MEMORY_HINT = "Was it out of memory? Fewer workers (engine.workers) need less"
 
 
 class RayGrid(WorkerGrid):
@@ -24,22 +33,24 @@ class RayGrid(WorkerGrid):
         self,
         recipe: Recipe,
         on_reply: Callable[[int], None] = lambda n: None,
+        states: ClientStates | None = None,
         *,
         num_workers: int,
     ) -> None:
-        super().__init__(recipe, on_reply)
+        super().__init__(recipe, on_reply, states)
         self.num_workers = num_workers
 
     def __enter__(self) -> Self:
         ray = _start(self.recipe.scenario.engine.address, self.num_workers)
         try:
-            actor = ray.remote(num_cpus=1)(_Actor)
-            self.actors = [actor.remote(sys.path) for _ in range(self.num_workers)]
-            recipe = ray.put(self.recipe)
+            self._recipe = ray.put(self.recipe)  # held, so that restarted actors can read it
+            actor = ray.remote(num_cpus=1, max_restarts=MAX_RESTARTS)(_Actor)
+            self._idle = [actor.remote(sys.path) for _ in range(self.num_workers)]
+            self._recovering: dict[Any, Any] = {}
             # The first worker builds alone: it fills caches (warm start, tokenizer) for the others.
-            self.facts = self._get(self.actors[0].build.remote(recipe))
-            for ref in [a.build.remote(recipe) for a in self.actors[1:]]:
-                self._get(ref)
+            self.facts = _result(self._build(self._idle[0]))
+            for ref in [self._build(actor) for actor in self._idle[1:]]:
+                _result(ref)
         except BaseException:
             self.__exit__()
             raise
@@ -48,7 +59,7 @@ class RayGrid(WorkerGrid):
     def __exit__(self, *exc: object) -> None:
         import ray
 
-        self.actors = []
+        self._idle, self._recovering = [], {}
         ray.shutdown()
 
     def share(self, value: Any) -> Any:
@@ -58,39 +69,69 @@ class RayGrid(WorkerGrid):
         return ray.put(value)
 
     def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-        """Keep every actor busy with one call; yield results in the order of the calls."""
-        import ray
+        """Keep every actor busy with one call; yield results in the order of the calls.
 
+        A call whose actor dies is made again on another one: it depends on its arguments alone, so
+        the answer is the same.
+
+        Raises:
+            RunError: No actor is left, or a call ended several of them.
+        """
         waiting = list(enumerate(calls))[::-1]
-        idle = list(self.actors)
         running: dict[Any, tuple[int, Any]] = {}
+        deaths = [0] * len(calls)
         done: dict[int, Any] = {}
         for wanted in range(len(calls)):
             while wanted not in done:
-                while waiting and idle:
+                while waiting and self._idle:
                     index, arguments = waiting.pop()
-                    actor = idle.pop()
+                    actor = self._idle.pop()
                     running[actor.call.remote(method, *arguments)] = (index, actor)
-                ready, _ = ray.wait(list(running), num_returns=1)
-                index, actor = running.pop(ready[0])
-                done[index] = self._get(ready[0])
-                idle.append(actor)
+                ref = self._next([*running, *self._recovering])
+                if ref in self._recovering:
+                    self._take_back(ref)
+                    continue
+                index, actor = running.pop(ref)
+                try:
+                    done[index] = _result(ref)
+                    self._idle.append(actor)
+                except _WorkerDied as death:
+                    deaths[index] += 1
+                    self._count_retry(calls[index], deaths[index], death)
+                    waiting.append((index, calls[index]))
+                    self._recovering[self._build(actor)] = actor
             yield done.pop(wanted)
 
-    def _get(self, ref: Any) -> Any:
+    def _build(self, actor: Any) -> Any:
+        """Let an actor build its worker, however often Ray has to start it for that."""
+        return actor.build.options(max_task_retries=-1).remote(self._recipe)
+
+    def _next(self, refs: list[Any]) -> Any:
         import ray
 
+        ready, _ = ray.wait(refs, num_returns=1) if refs else ([], [])
+        if not ready:
+            raise RunError("no worker process is left", hint=MEMORY_HINT)
+        return ready[0]
+
+    def _take_back(self, ref: Any) -> None:
+        """An actor that died was restarted, or is gone for good."""
+        actor = self._recovering.pop(ref)
         try:
-            return ray.get(ref)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, FedsimError):
-                raise error.cause from None
-            raise
-        except ray.exceptions.RayActorError as error:
+            _result(ref)
+            self._idle.append(actor)
+        except _WorkerDied as death:
+            log.warning("a worker is gone for good: %s", death)
+
+    def _count_retry(self, arguments: tuple[Any, ...], deaths: int, death: Exception) -> None:
+        block = arguments[0]
+        clients = len(block.clients) if isinstance(block, Block) else 0
+        if deaths > MAX_RETRIES:
             raise RunError(
-                f"a worker process died: {str(error).splitlines()[0]}",
-                hint="Was it out of memory? Fewer workers (engine.workers) need less",
-            ) from None
+                f"the same work ended {deaths} worker processes: {death}", hint=MEMORY_HINT
+            )
+        log.warning("a worker died (%s); its %d clients are sent out again", death, clients)
+        self._retried += clients
 
 
 class _Actor:
@@ -101,13 +142,33 @@ class _Actor:
         import fedsim.engine.worker  # noqa: F401  (torch loads while the driver does other things)
 
     def build(self, recipe: Recipe) -> dict[str, Any]:
+        """Build the worker and tell about it."""
         from fedsim.engine.worker import Worker
 
         self.worker = Worker(recipe)
         return self.worker.facts()
 
     def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the worker."""
         return getattr(self.worker, method)(*arguments)
+
+
+class _WorkerDied(Exception):
+    """The process behind a call ended."""
+
+
+def _result(ref: Any) -> Any:
+    """The value of a reference; the project's own errors come through as they are."""
+    import ray
+
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, FedsimError):
+            raise error.cause from None
+        raise
+    except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+        raise _WorkerDied(str(error).splitlines()[0]) from None
 
 
 def _start(address: str, num_workers: int) -> Any:

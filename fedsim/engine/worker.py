@@ -22,7 +22,7 @@ from fedsim.codec import Codec, Payload
 from fedsim.codecs.none import NoCodec
 from fedsim.data import partition
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, ClientState, Report
-from fedsim.errors import ClientError, FedsimError, ScenarioError
+from fedsim.errors import ClientError, FedsimError, ModelError, ScenarioError
 from fedsim.scenario import CodecSection, Plugin, Scenario
 from fedsim.seeds import Seeds
 from fedsim.task import Task, Totals
@@ -101,11 +101,22 @@ class Worker:
         return result
 
     def test(self, arrays: Arrays, shard: int, num_shards: int) -> Totals:
-        """Sums over one shard of the global test set."""
+        """Sums over one shard of the global test set.
+
+        Raises:
+            ModelError: The model cannot work on these rows.
+        """
         with self._globals("test", shard):
             self.task.load(arrays)
             data = self.task.test_data(shard, num_shards)
-            return self.task.evaluate(data, self.scenario.evaluate.batch_size)
+            try:
+                return self.task.evaluate(data, self.scenario.evaluate.batch_size)
+            except Exception as error:
+                raise ModelError(
+                    f"the model fails on the test rows: {type(error).__name__}: {error}",
+                    key=("model",),
+                    hint="Do its inputs and outputs fit the columns and the labels?",
+                ) from error
 
     def metrics(self, totals: Totals) -> dict[str, float]:
         """Scores from summed totals."""

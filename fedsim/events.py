@@ -1,0 +1,81 @@
+"""What happens beside the rounds of a run: warnings that are recorded, and Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fedsim.progress import Reporter
+from fedsim.results import RunFolder
+
+log = logging.getLogger("fedsim")
+
+
+@contextmanager
+def recorded(folder: RunFolder, reporter: Reporter) -> Iterator[None]:
+    """Send every warning of the run to events.log, and fedsim's own to the terminal as well."""
+    flower, python = logging.getLogger("flwr"), logging.getLogger("py.warnings")
+    terminal = _Terminal(reporter)
+    before = flower.handlers, flower.level
+    flower.handlers, flower.propagate = [], False
+    flower.setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    sink = folder.log_handler()
+    for logger in (log, flower, python):
+        logger.addHandler(sink)
+    log.addHandler(terminal)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for logger in (log, flower, python):
+            logger.removeHandler(sink)
+        log.removeHandler(terminal)
+        flower.handlers, flower.level = before
+
+
+class _Terminal(logging.Handler):
+    """Shows warnings on the terminal, but only the first few of failing clients."""
+
+    shown_failures = 3
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__(logging.WARNING)
+        self.reporter = reporter
+        self.failures = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.failures += record.name == "fedsim.clients"
+        if record.name != "fedsim.clients" or self.failures <= self.shown_failures:
+            self.reporter.message(f"{record.levelname.lower()}: {record.getMessage()}")
+        elif self.failures == self.shown_failures + 1:
+            self.reporter.message("further failures of clients are in events.log")
+
+
+@contextmanager
+def polite_interrupt(reporter: Reporter) -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C wait for the end of a round; the second one stops at once.
+
+    Yields:
+        A function that says whether the run should stop.
+    """
+    asked = threading.Event()
+
+    def ask(signum: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+        reporter.message("stopping after this round; Ctrl-C again stops at once")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set  # only the main thread can hear signals
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,1 @@
+"""Speed beside the bare loop and the peers: ``python -m tests.bench``."""

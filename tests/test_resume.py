@@ -1,0 +1,199 @@
+"""Checkpoints: a run that was stopped anywhere continues to the same bits."""
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+
+from fedsim import simulation, trees
+from fedsim.engine.states import ClientStates
+from fedsim.errors import OutputError, PayloadError
+from fedsim.progress import Reporter
+from fedsim.results import Run
+from fedsim.scenario import Scenario
+from tests.problems import tiny
+from tests.test_engine import comparable
+
+STOCK = "flwr.serverapp.strategy:"
+NOISY = {
+    "name": STOCK + "DifferentialPrivacyServerSideAdaptiveClipping",
+    "noise_multiplier": 0.1,
+    "num_sampled_clients": 3,
+    "strategy": {"name": STOCK + "FedAdam"},
+}
+STRATEGIES = {
+    "fedavg": {"name": "fedavg"},
+    "fedavgm": {"name": "fedavgm"},
+    "fedadam": {"name": "fedadam"},
+    "fedyogi": {"name": "fedyogi"},
+    "fedadagrad": {"name": "fedadagrad"},
+    "flower-avgm": {"name": STOCK + "FedAvgM", "server_momentum": 0.9},
+    "flower-adam": {"name": STOCK + "FedAdam"},
+    "flower-yogi": {"name": STOCK + "FedYogi"},
+    "flower-krum": {"name": STOCK + "Krum", "num_malicious_nodes": 1},
+    "flower-noise-around-adam": NOISY,
+}
+
+
+class StopAt(Reporter):
+    """Ends the process's work in the given round, before its checkpoint is written."""
+
+    def __init__(self, server_round: int) -> None:
+        self.server_round = server_round
+
+    def round_done(self, record):
+        if record["round"] == self.server_round:
+            raise KeyboardInterrupt
+
+
+def six_rounds(**changes) -> Scenario:
+    client = {"name": "tests.clients_that_misbehave:Counting"}
+    settings = {"num_rounds": 6, "clients_per_round": 3, "client": client}
+    return tiny(**{**settings, "checkpoint": {"every": 1}, **changes})
+
+
+def stopped(scenario: Scenario, out: Path, server_round: int) -> Path:
+    with pytest.raises(KeyboardInterrupt):
+        simulation.run(scenario, out=out, reporter=StopAt(server_round))
+    return max(out.glob("tiny/*"))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_resume_gives_the_same_bits(tmp_path, name):
+    scenario = six_rounds(strategy=STRATEGIES[name])
+    whole = simulation.run(scenario, out=tmp_path / "whole")
+    resumed = simulation.resume(stopped(scenario, tmp_path, 4))
+    assert resumed.summary["weights_sha256"] == whole.summary["weights_sha256"]
+    assert comparable(resumed) == comparable(whole)
+    rows = [{**r, "time/wall_s": 0} for r in whole.clients]
+    assert [{**r, "time/wall_s": 0} for r in resumed.clients] == rows
+    assert resumed.status == "done"
+
+
+@pytest.mark.parametrize("server_round", [2, 3, 5, 6])
+def test_resume_at_any_round(tmp_path, server_round):
+    scenario = six_rounds(strategy={"name": "fedadam"})
+    whole = simulation.run(scenario, out=tmp_path / "whole")
+    resumed = simulation.resume(stopped(scenario, tmp_path, server_round))
+    assert comparable(resumed) == comparable(whole)
+
+
+def test_a_torn_checkpoint_is_noticed_and_the_one_before_is_used(tmp_path, caplog):
+    scenario = six_rounds(strategy={"name": "fedadam"})
+    whole = simulation.run(scenario, out=tmp_path / "whole")
+    folder = stopped(scenario, tmp_path, 5)
+    newest = max(folder.glob("checkpoints/round-*"))
+    newest.write_bytes(newest.read_bytes()[:-40])
+    resumed = simulation.resume(folder)
+    assert "the checkpoint before it is used" in caplog.text
+    assert comparable(resumed) == comparable(whole)
+
+
+def test_there_may_be_nothing_to_resume(tmp_path):
+    folder = stopped(six_rounds(checkpoint={"every": 10}), tmp_path, 2)
+    with pytest.raises(OutputError, match="no checkpoint"):
+        simulation.resume(folder)
+    with pytest.raises(OutputError, match="is finished"):
+        simulation.resume(simulation.run(tiny(), out=tmp_path / "b").path)
+
+
+def test_the_first_ctrl_c_waits_for_the_round_and_saves_it(tmp_path):
+    class Interrupting(Reporter):
+        def round_begins(self, server_round, num_clients):
+            if server_round == 3:
+                signal.raise_signal(signal.SIGINT)
+
+    scenario = six_rounds(checkpoint={"every": 100})
+    whole = simulation.run(scenario, out=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        simulation.run(scenario, out=tmp_path, reporter=Interrupting())
+    folder = max(tmp_path.glob("tiny/*"))
+    assert Run.open(folder).status == "interrupted"
+    assert [r["round"] for r in Run.open(folder).rounds] == [0, 1, 2, 3]
+    assert comparable(simulation.resume(folder)) == comparable(whole)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_old_checkpoints_and_client_states_are_deleted(tmp_path):
+    run = simulation.run(six_rounds(), out=tmp_path)
+    checkpoints = Path(run.path) / "checkpoints"
+    assert len(list(checkpoints.glob("round-*"))) == 2
+    states = list((checkpoints / "clients").rglob("*.safetensors"))
+    assert 0 < len(states) <= 6 + 3
+
+
+def test_states_spill_to_files_within_the_budget(tmp_path):
+    states = ClientStates(tmp_path, budget_bytes=4000)
+    for client in range(30):
+        states.put(client, {"x": np.full(100, client, np.float64)}, 1)
+    assert len(states._memory) == 5
+    for client in (29, 3, 17, 0):
+        assert states.get(client)["x"].tolist() == [client] * 100
+    assert states.get(99) is None
+    versions = states.flush()
+    states.put(3, {"x": np.zeros(1)}, 2)
+    again = ClientStates(tmp_path)
+    again.restore(versions)
+    assert again.get(3)["x"][0] == 3
+
+
+VALUES = {
+    "nested": {"a": [1, 2.5, None, True, "x", (1, 2)], 7: {"b": b"\x00\xff"}},
+    "arrays": {"f": np.float32([1, np.nan]), "e": np.zeros((0, 3)), "s": np.array(2, np.int8)},
+    "strided": np.arange(10)[::2],
+    "scalars": [np.float64(1.5), np.float32(0.1), np.int64(3)],
+    "records": RecordDict(
+        {
+            "a": ArrayRecord({"w": Array(np.ones((2, 2), np.float16))}),
+            "m": MetricRecord({"x": [1.0, 2.0]}),
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_trees_keep_values_types_and_dtypes(tmp_path, name):
+    path = tmp_path / "x.safetensors"
+    trees.save(path, VALUES[name])
+    back = trees.load(path)
+    assert type(back) is type(VALUES[name])
+    np.testing.assert_equal(_plain(back), _plain(VALUES[name]))
+    assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def _plain(value):
+    if isinstance(value, RecordDict | ArrayRecord | MetricRecord):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, Array):
+        return value.numpy(), value.numpy().dtype
+    if isinstance(value, np.generic):
+        return value.dtype, value
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return value
+
+
+def test_trees_refuse_objects():
+    with pytest.raises(TypeError, match="no place in a checkpoint"):
+        trees.pack({"x": object()}, {})
+
+
+@pytest.mark.parametrize("position", [0, 9, 60, 200, -1])
+def test_an_altered_file_is_noticed(tmp_path, position):
+    path = tmp_path / "x.safetensors"
+    trees.save(path, {"w": np.arange(50.0), "round": 3})
+    data = bytearray(path.read_bytes())
+    data[position] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(PayloadError, match=r"torn or altered|does not match"):
+        trees.load(path)
+
+
+def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path):
+    path = tmp_path / "file" / "x.safetensors"
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OutputError, match="cannot be written"):
+        trees.save(path, {"w": np.ones(3)})
+    assert (tmp_path / "file").read_text() == "not a folder"
