@@ -58,6 +58,17 @@ def run(
 
 
 @app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="The folder of a run that did not finish.")],
+    json: Json = False,
+) -> None:
+    """Continue an interrupted run from its last checkpoint, to the same bits."""
+    from fedsim import commands
+
+    commands.resume(run, partial(_reporter, json), json)
+
+
+@app.command()
 def validate(scenario: ScenarioArgument, overrides: Overrides = None) -> None:
     """Check a scenario, its files, its split and its model, without training."""
     from fedsim import commands

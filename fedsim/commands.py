@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +37,6 @@ def run(
     """
     scenario = _load(name, overrides)
     from fedsim import simulation
-    from fedsim.dashboards.page import write_page
 
     seeds = scenario.seeds or (scenario.seed,)
     runs = []
@@ -48,6 +48,27 @@ def run(
             one = scenario.model_copy(update={"seed": seed, "seeds": ()})
             source = layers.find_scenario(name)
             runs.append(simulation.run(one, out=out, source=source, reporter=reporter))
+    _tell(runs, json)
+    return runs
+
+
+def resume(path: Path, make_reporter: Callable[[int], Reporter], json: bool) -> Run:
+    """Continue a run from its last checkpoint; ends as ``run`` does."""
+    found = Run.open(path)
+    source = found.env.get("source")
+    if source:
+        sys.path.insert(0, str(Path(source).parent))  # module:Class beside the scenario
+    from fedsim import simulation
+
+    run = simulation.resume(path, reporter=make_reporter(found.seed))
+    _tell([run], json)
+    return run
+
+
+def _tell(runs: list[Run], json: bool) -> None:
+    """Write the report page and print the table."""
+    from fedsim.dashboards.page import write_page
+
     first = runs[0].path
     page = first / "report.html" if len(runs) == 1 else first.with_name(f"{first.name}-seeds.html")
     write_page(runs, page)
@@ -57,7 +78,6 @@ def run(
     else:
         compare.print_table(table)
         print(f"report: {page}")
-    return runs
 
 
 def validate(name: str, overrides: Sequence[str]) -> None:
@@ -101,8 +121,6 @@ def _check_files(scenario: Scenario) -> None:
 
 
 def _load(name: str, overrides: Sequence[str]) -> Scenario:
-    import sys
-
     file = layers.find_scenario(name)
     sys.path.insert(0, str(file.parent.absolute()))  # module:Class beside the scenario
     with Console(stderr=True).status("reading the scenario"):

@@ -106,7 +106,8 @@ class RunFolder:
                 (folder.path / name).touch()
         write_text(folder.path / "resolved.yaml", resolved)
         run = {**identity(scenario), "key_metric": key_metric}
-        env = {"started": now.isoformat(), "run": run, **environment()}
+        given_as = str(source.absolute()) if source else None
+        env = {"started": now.isoformat(), "source": given_as, "run": run, **environment()}
         write_text(folder.path / "env.json", dumps(env, indent=1))
         write_text(folder.path / "STATUS", "running\n")
         return folder

@@ -69,8 +69,10 @@ def run(
             rounds so far, the reason, and a summary.
     """
     split = partition.make(scenario, scenario.seed)
+    strategy = build_strategy(scenario, split.num_clients)
     folder = RunFolder.create(out, scenario, source)
-    return _execute(Simulation(scenario, split.ownership, folder, reporter or Reporter()), None)
+    recipe = Recipe(scenario, split.ownership, scenario.seed)
+    return _execute(Simulation(recipe, strategy, folder, reporter or Reporter()), None)
 
 
 def resume(path: Path, *, reporter: Reporter | None = None) -> Run:
@@ -86,8 +88,10 @@ def resume(path: Path, *, reporter: Reporter | None = None) -> Run:
         raise OutputError("is finished", where=str(path), hint="There is nothing to resume")
     saved = Checkpoints(path, scenario.checkpoint.keep).latest()
     split = partition.make(scenario, scenario.seed)
+    strategy = build_strategy(scenario, split.num_clients)
     folder = RunFolder.reopen(path, saved.server_round)
-    return _execute(Simulation(scenario, split.ownership, folder, reporter or Reporter()), saved)
+    recipe = Recipe(scenario, split.ownership, scenario.seed)
+    return _execute(Simulation(recipe, strategy, folder, reporter or Reporter()), saved)
 
 
 def _execute(simulation: Simulation, saved: Checkpoint | None) -> Run:
@@ -108,19 +112,20 @@ class Simulation:
 
     def __init__(
         self,
-        scenario: Scenario,
-        ownership: partition.Ownership,
+        recipe: Recipe,
+        strategy: Strategy,
         folder: RunFolder,
         reporter: Reporter,
     ) -> None:
-        self.scenario, self.folder, self.reporter = scenario, folder, reporter
-        self.recipe = Recipe(scenario, ownership, scenario.seed)
-        self.seeds = Seeds(scenario.seed)
+        self.recipe, self.strategy = recipe, strategy
+        self.folder, self.reporter = folder, reporter
+        self.scenario = recipe.scenario
+        self.seeds = Seeds(recipe.seed)
         self.ledger = Ledger()
         self.records: list[Record] = []
         self.key_metric = ("eval/loss", "min")
         self.weights_sha256: str | None = None
-        self.checkpoints = Checkpoints(folder.path, scenario.checkpoint.keep)
+        self.checkpoints = Checkpoints(folder.path, self.scenario.checkpoint.keep)
 
     def run(self, saved: Checkpoint | None) -> None:
         """All rounds, from building the workers to the last test."""
@@ -135,20 +140,19 @@ class Simulation:
             name, mode = grid.facts["key_metric"]
             self.key_metric = (f"eval/{name}", mode)
             self.reporter.message(describe(grid))
-            strategy = build_strategy(scenario, grid.num_clients)
-            connect(grid, strategy)
-            arrays = self.begin(grid, strategy, saved)
+            connect(grid, self.strategy)
+            arrays = self.begin(grid, saved)
             for server_round in range(len(self.records), scenario.num_rounds + 1):
                 start = time.perf_counter()
-                arrays, record = self.round(server_round, strategy, grid, arrays)
+                arrays, record = self.round(server_round, grid, arrays)
                 self.write(record, grid, arrays, start)
                 stop = asked_to_stop() and server_round < scenario.num_rounds
                 if stop or self.is_saved(server_round):
-                    self.save(server_round, strategy, grid, arrays)
+                    self.save(server_round, grid, arrays)
                 if stop:
                     raise KeyboardInterrupt
 
-    def begin(self, grid: WorkerGrid, strategy: Strategy, saved: Checkpoint | None) -> ArrayRecord:
+    def begin(self, grid: WorkerGrid, saved: Checkpoint | None) -> ArrayRecord:
         """Weights to start from: the initial ones, tested as round 0, or those of a checkpoint."""
         if saved is None:
             arrays = to_record(grid.facts["arrays"])
@@ -157,41 +161,38 @@ class Simulation:
         self.records.extend(Run.open(self.folder.path).rounds)
         self.ledger.restore(saved.ledger)
         grid.states.restore(saved.clients)
-        restore_strategy(strategy, saved.strategy)
+        restore_strategy(self.strategy, saved.strategy)
         return to_record(saved.weights)
 
-    def save(
-        self, server_round: int, strategy: Strategy, grid: WorkerGrid, arrays: ArrayRecord
-    ) -> None:
+    def save(self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord) -> None:
         """Write a checkpoint."""
         weights = to_arrays(arrays)
-        self.checkpoints.save(server_round, weights, strategy, self.ledger.totals, grid.states)
+        ledger = self.ledger.totals
+        self.checkpoints.save(server_round, weights, self.strategy, ledger, grid.states)
 
     def round(
-        self, server_round: int, strategy: Strategy, grid: WorkerGrid, arrays: ArrayRecord
+        self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord
     ) -> tuple[ArrayRecord, Record]:
         """One round of training, and of clients' own tests when asked for."""
         # Stock strategies sample clients and draw noise from Python's and NumPy's generators.
         self.seeds.seed_globals("strategy", server_round, with_torch=False)
-        messages = list(strategy.configure_train(server_round, arrays, ConfigRecord(), grid))
+        messages = list(self.strategy.configure_train(server_round, arrays, ConfigRecord(), grid))
         self.reporter.round_begins(server_round, len(messages))
         replies = grid.send_and_receive(messages)
-        aggregated, metrics = strategy.aggregate_train(server_round, replies)
+        aggregated, metrics = self.strategy.aggregate_train(server_round, replies)
         record = self.account(server_round, grid.take_reports())
         record["clients/retried"] = grid.take_retried()
         record |= _prefixed("train/", metrics, remove="train_")
         arrays = arrays if aggregated is None else aggregated
         if self.scenario.evaluate.personal and self.is_tested(server_round):
-            record |= self.personal_tests(server_round, strategy, grid, arrays)
+            record |= self.personal_tests(server_round, grid, arrays)
         return arrays, record | self.ledger.close_round()
 
-    def personal_tests(
-        self, server_round: int, strategy: Strategy, grid: WorkerGrid, arrays: ArrayRecord
-    ) -> Record:
+    def personal_tests(self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord) -> Record:
         """Scores of the weights on clients' own test rows; what this sends is counted, too."""
-        messages = strategy.configure_evaluate(server_round, arrays, ConfigRecord(), grid)
+        messages = self.strategy.configure_evaluate(server_round, arrays, ConfigRecord(), grid)
         replies = grid.send_and_receive(list(messages))
-        scores = strategy.aggregate_evaluate(server_round, replies)
+        scores = self.strategy.aggregate_evaluate(server_round, replies)
         reports = grid.take_reports()
         self.ledger.add(reports)
         self.folder.add_clients([_row(server_round, "evaluate", r) for r in reports])
@@ -215,7 +216,8 @@ class Simulation:
             reason = next(r.error for r in reports if r.error)
             raise RunError(
                 f"{failed} of {len(reports)} clients failed in round {server_round}, more than "
-                f"max_failed_fraction = {self.scenario.max_failed_fraction}; the first: {reason}"
+                f"max_failed_fraction = {self.scenario.max_failed_fraction}; the first: {reason}",
+                hint="events.log names them all; a larger max_failed_fraction lets the run go on",
             )
         return record
 

@@ -64,8 +64,7 @@ class Table:
         self.rows[kind] = row
 
 
-def _table() -> dict[str, Row]:
-    t = Table()
+def _types_of_layers(t: Table) -> None:
     t.layers("ADALORA", init_r=4, target_r=2, total_step=10)
     t.layers("ADAMSS", r=8)
     t.layers("BEFT")
@@ -99,6 +98,9 @@ def _table() -> dict[str, Row]:
     t.layers("VBLORA", "factors are mixtures of a random bank", vector_length=8, num_vectors=8)
     t.layers("VERA", r=8)
     t.layers("WAVEFT", n_frequency=50)
+
+
+def _types_of_prompts_and_modules(t: Table) -> None:
     t.prompt("CARTRIDGE")
     t.prompt("MULTITASK_PROMPT_TUNING")
     t.prompt("P_TUNING")
@@ -127,6 +129,9 @@ def _table() -> dict[str, Row]:
         "TRAINABLE_TOKENS",
         Row(tokens, Refused("trains rows of a token embedding; ViT has none", tokens, "token ids")),
     )
+
+
+def _types_of_few_architectures(t: Table) -> None:
     shadow = {"peft_type": "SHADOW", "r": 4, "target_modules": r".*\.layer\.\d+$"}
     vit_shadow = {**shadow, "target_modules": r".*\.layers\.\d+$"}
     t.row(
@@ -168,7 +173,14 @@ def _table() -> dict[str, Row]:
             moves_start="the experts are trained",
         ),
     )
-    return t.rows
+
+
+def _table() -> dict[str, Row]:
+    table = Table()
+    _types_of_layers(table)
+    _types_of_prompts_and_modules(table)
+    _types_of_few_architectures(table)
+    return table.rows
 
 
 TABLE = _table()

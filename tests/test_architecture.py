@@ -19,12 +19,12 @@ MODULES = [m.name for m in pkgutil.walk_packages(fedsim.__path__, "fedsim.")]
 
 LAYERS = [
     {"_version", "errors", "units"},
-    {"arrays", "seeds", "layers", "wording", "registry", "records", "cache"},
+    {"arrays", "seeds", "layers", "wording", "registry", "records", "cache", "trees"},
     {"partners", "scenario"},
     {"results", "codec", "models", "data"},
     {"codecs", "task", "differences", "compare", "progress"},
     {"tasks", "client", "strategy"},
-    {"engine", "ledger"},
+    {"engine", "ledger", "checkpoint", "events"},
     {"simulation", "listing", "templates"},
     {"commands"},
     {"cli"},

@@ -22,6 +22,7 @@ from tests.clients_that_misbehave import CapturingCodec
 from tests.problems import tiny
 
 STOCK = "flwr.serverapp.strategy:"
+RAY = {"backend": "ray", "workers": 1}
 ROUND_KEYS = ("time/wall_s", "mem/peak_bytes")
 
 
@@ -250,3 +251,16 @@ def test_metrics_of_a_block_weigh_by_rows(tmp_path):
     total = sum(r["num_examples"] for r in rows)
     mean = sum(r["num_examples"] * r["train_loss"] for r in rows) / total
     assert run.rounds[1]["train/loss"] == pytest.approx(mean)
+
+
+@pytest.mark.parametrize(
+    "engine", [{"backend": "inline"}, pytest.param(RAY, marks=pytest.mark.slow)]
+)
+def test_a_client_that_hangs_is_a_failed_client(tmp_path, engine):
+    client = {"name": "tests.clients_that_misbehave:Slow", "seconds": 60.0, "victims": [4]}
+    limited = {**engine, "client_timeout_s": 0.5}
+    run = simulation.run(tiny(client=client, engine=limited, num_rounds=1), out=tmp_path)
+    (failed,) = [row for row in run.clients if row["status"] == "failed"]
+    assert failed["client"] == 4
+    assert "client_timeout_s = 0.5" in failed["error"]
+    assert failed["time/wall_s"] < 30

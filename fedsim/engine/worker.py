@@ -6,6 +6,7 @@ The same class runs in the driver (``InlineGrid``) and inside Ray actors (``RayG
 from __future__ import annotations
 
 import resource
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,7 +72,10 @@ class Worker:
         for client, state in zip(block.clients, block.states, strict=True):
             report = Report(client, down_bytes=broadcast.num_bytes)
             with self._reporting(report, block.server_round, "train"):
-                with self._globals("train", block.server_round, client):
+                with (
+                    self._globals("train", block.server_round, client),
+                    time_limit(self.scenario.engine.client_timeout_s),
+                ):
                     update, state = self._train_client(client, block, received, state)
                 payload = self._encode(update, report)
                 if block.reduce:
@@ -206,6 +210,25 @@ def preserved_generators() -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         torch.set_rng_state(states[2])
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise ``ClientError`` in code that works longer; compiled code is stopped when it returns."""
+
+    def expire(signum: int, frame: Any) -> None:
+        raise ClientError(f"worked longer than engine.client_timeout_s = {seconds:g}")
+
+    if seconds is None:
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def check_update(update: Update, like: Arrays) -> None:

@@ -33,7 +33,9 @@ class Resident:
         data = works.client_rows(self.work.name, client)
         generator = torch.Generator().manual_seed(server_round * 1_000_003 + client)
         order = torch.randperm(self.work.rows, generator=generator)
-        losses = [self.step({k: x[i] for k, x in data.items()}) for i in order.split(self.work.batch_size)]
+        losses = [
+            self.step({k: x[i] for k, x in data.items()}) for i in order.split(self.work.batch_size)
+        ]
         return sum(losses) / len(losses)
 
     def step(self, batch: works.Batch) -> float:

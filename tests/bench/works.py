@@ -18,8 +18,6 @@ from torch.nn import functional
 
 Batch = dict[str, Tensor]
 SEED = 7
-SIGNAL = 16
-"""Images are noise plus 1/16 of their class's pattern, so that the loss falls, but not at once."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,8 @@ class Work:
         shape: Of an image; token works have ``(tokens,)``.
         classes: Labels.
         vocabulary: Token ids of a token work.
-        rounds: Timed rounds; two more come first and are left out.
+        noise: Images are a part of their class's pattern and this many parts of noise.
+        rounds: Timed rounds.
         trains: False for clients that return zeros at once.
     """
 
@@ -45,6 +44,7 @@ class Work:
     shape: tuple[int, ...]
     classes: int = 10
     vocabulary: int = 0
+    noise: int = 15
     trains: bool = True
 
     @property
@@ -56,11 +56,11 @@ class Work:
 WORKS = {
     work.name: work
     for work in (
-        Work("cnn", "CNN, all 1.6 M weights", 1000, 50, 50, 10, 0.1, 6, (3, 32, 32)),
-        Work("lora_bert", "LoRA on BERT 4 x 128", 200, 40, 20, 8, 0.1, 6, (64,), 2, 1000),
-        Work("lora_minilm", "LoRA on BERT 6 x 384", 20, 16, 4, 8, 0.1, 6, (64,), 2, 30522),
+        Work("cnn", "CNN, all 1.6 M weights", 1000, 50, 50, 10, 0.1, 6, (3, 32, 32), noise=2),
+        Work("lora_bert", "LoRA on BERT 4 x 128", 200, 40, 20, 8, 0.2, 6, (64,), 2, 1000),
+        Work("lora_minilm", "LoRA on BERT 6 x 384", 20, 16, 4, 8, 0.03, 6, (64,), 2, 30522),
         Work("logistic", "logistic regression", 1000, 60, 10, 10, 0.1, 30, (28, 28)),
-        Work("nothing", "100 clients that do nothing", 100, 1, 100, 1, 0.1, 10, (28, 28), 10, 0, False),
+        Work("nothing", "clients that do nothing", 100, 1, 100, 1, 0.1, 10, (28, 28), trains=False),
     )
 }
 LORA = {"r": 8, "target_modules": ["query", "value"]}
@@ -139,8 +139,8 @@ def _images(work: Work, labels: NDArray[np.int64], rng: np.random.Generator) -> 
     size = (len(labels), *work.shape)
     noise = np.frombuffer(rng.bytes(int(np.prod(size))), dtype=np.uint8).reshape(size)
     patterns = np.frombuffer(rng.bytes(int(np.prod(size[1:])) * work.classes), dtype=np.uint8)
-    patterns = patterns.reshape(work.classes, *work.shape) // SIGNAL
-    return noise - noise // SIGNAL + patterns[labels]
+    patterns = patterns.reshape(work.classes, *work.shape) // (work.noise + 1)
+    return noise - noise // (work.noise + 1) + patterns[labels]
 
 
 def _tokens(work: Work, labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

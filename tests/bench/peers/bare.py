@@ -27,7 +27,9 @@ def run(arguments: Arguments) -> Result:
     losses = torch.zeros(num, dtype=torch.float64).share_memory_()
     shared = (weights, sums, losses, barrier)
     processes = [
-        context.Process(target=_work, args=(work.name, arguments.rounds, rank, num, shared), daemon=True)
+        context.Process(
+            target=_work, args=(work.name, arguments.rounds, rank, num, shared), daemon=True
+        )
         for rank in range(num)
     ]
     for process in processes:

@@ -55,6 +55,7 @@ def run(arguments: Arguments) -> Result:
     """Run the scenario with a reporter that reads the clock."""
     interpreter = since_start()
     from fedsim import simulation
+    from fedsim.codec import HEADER
     from fedsim.progress import Reporter
     from fedsim.scenario import Scenario
 
@@ -81,7 +82,7 @@ def run(arguments: Arguments) -> Result:
         seconds=differences(times[:-1]),
         losses=[record["train/loss"] for record in rounds],
         steps=work.steps,
-        num_trainable=rounds[0]["comm/up_bytes"] // work.cohort // 4,
+        num_trainable=(rounds[0]["comm/up_bytes"] // work.cohort - HEADER.size) // 4,
         startup_s=startups[0],
         parts_s={"interpreter": interpreter, "imports": imports - interpreter},
     )

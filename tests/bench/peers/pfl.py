@@ -33,20 +33,22 @@ class Module(nn.Module):
 
     def __init__(self, work: Work) -> None:
         super().__init__()
+        self.names = sorted(works.client_rows(work.name, 0))
         self.inner = works.build_model(work)
         self.total, self.steps = 0.0, 0
 
-    def loss(self, **batch: Tensor) -> Tensor:
+    def loss(self, *tensors: Tensor) -> Tensor:
         """Mean loss of a batch."""
         self.inner.train()
-        value = works.loss(self.inner, batch)
+        value = works.loss(self.inner, dict(zip(self.names, tensors, strict=True)))
         self.total += value.item()
         self.steps += 1
         return value
 
     @torch.no_grad()
-    def metrics(self, **batch: Tensor) -> dict[str, Any]:
+    def metrics(self, *tensors: Tensor) -> dict[str, Any]:
         """pfl tests the clients of the first round, which is not timed."""
+        batch = dict(zip(self.names, tensors, strict=True))
         rows = len(batch["labels"])
         return {"loss": Weighted(works.loss(self.inner, batch).item() * rows, rows)}
 
@@ -115,14 +117,13 @@ def run(arguments: Arguments) -> Result:
     steps = counts[:, 1].unique().tolist()
     assert len(steps) == 1, f"rounds have different numbers of steps: {steps}"
     losses = (counts[:, 0] / counts[:, 1].clamp(min=1)).tolist()
-    return Result(
-        differences(clock.times), losses, steps[0], num_trainable(module), clock.startup
-    )
+    return Result(differences(clock.times), losses, steps[0], num_trainable(module), clock.startup)
 
 
 def _data(work: Work) -> FederatedDataset:
     def make(client: int) -> Dataset:
-        return Dataset(works.client_rows(work.name, client), user_id=str(client))
+        batch = works.client_rows(work.name, client)
+        return Dataset([batch[name] for name in sorted(batch)], user_id=str(client))
 
     clients = list(range(work.num_clients))
     return FederatedDataset(make, get_user_sampler("minimize_reuse", clients))
