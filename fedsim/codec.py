@@ -7,18 +7,19 @@ codec id, layout, body length, checksum) and the body. Its length is what the le
 from __future__ import annotations
 
 import struct
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
+import xxhash
+from numpy.typing import NDArray
 
 from fedsim.arrays import Arrays, layout_digest
 from fedsim.errors import PayloadError
 
-HEADER = struct.Struct("<2sBB4sQI")
+HEADER = struct.Struct("<2sBB4sQI")  # magic, version, codec, layout, length, checksum (xxh3)
 MAGIC = b"fs"
 VERSION = 1
 
@@ -68,11 +69,22 @@ class Codec(ABC):
         """
 
 
-def frame(codec_id: int, layout: Arrays, body: bytes, **parts: int) -> Payload:
+Chunk = bytes | memoryview
+"""A stretch of a payload's body."""
+
+
+def frame(codec_id: int, layout: Arrays, body: Sequence[Chunk], **parts: int) -> Payload:
     """Put a header before a body; ``parts`` says what the body consists of."""
-    digest = layout_digest(layout)
-    header = HEADER.pack(MAGIC, VERSION, codec_id, digest, len(body), zlib.crc32(body))
-    return Payload(header + body, {"header": HEADER.size, **(parts or {"values": len(body)})})
+    checksum = xxhash.xxh3_64()
+    length = 0
+    for chunk in body:
+        checksum.update(chunk)
+        length += len(chunk)
+    header = HEADER.pack(
+        MAGIC, VERSION, codec_id, layout_digest(layout), length, checksum.intdigest() & 0xFFFFFFFF
+    )
+    data = b"".join([header, *body])  # the only copy
+    return Payload(data, {"header": HEADER.size, **(parts or {"values": length})})
 
 
 def unframe(codec_id: int, payload: Payload, like: Arrays) -> memoryview:
@@ -92,14 +104,14 @@ def unframe(codec_id: int, payload: Payload, like: Arrays) -> memoryview:
         raise PayloadError(f"payload is of codec {codec}, not {codec_id}")
     if layout != layout_digest(like):
         raise PayloadError("payload is for arrays of other names, dtypes or shapes")
-    if length != len(body) or checksum != zlib.crc32(body):
+    if length != len(body) or checksum != xxhash.xxh3_64_intdigest(body) & 0xFFFFFFFF:
         raise PayloadError("payload is truncated or altered (length or checksum)")
     return body
 
 
-def pack(arrays: Sequence[np.ndarray[Any, Any]]) -> bytes:
-    """Raw little-endian values of all arrays, one after the other."""
-    return b"".join(np.ascontiguousarray(x).tobytes() for x in arrays)
+def pack(arrays: Iterable[NDArray[Any]]) -> list[Chunk]:
+    """Raw values of arrays, one after the other, without a copy where they are contiguous."""
+    return [np.ascontiguousarray(x).reshape(-1).view(np.uint8).data for x in arrays if x.size]
 
 
 def unpack(body: memoryview, like: Arrays) -> Arrays:

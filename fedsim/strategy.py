@@ -36,6 +36,7 @@ from flwr.serverapp.strategy import (
     FedYogi,
     Strategy,
 )
+from numpy.typing import NDArray
 
 from fedsim.arrays import Arrays, WeightedMean, conform, subtract
 from fedsim.errors import PluginError
@@ -174,6 +175,23 @@ def is_additive(strategy: Strategy) -> bool:
     return bool(getattr(strategy, "additive", type(strategy) in _STOCK_ADDITIVE))
 
 
+class LiveArray(Array):
+    """Flower's ``Array`` over a NumPy array; its bytes are made only when they are asked for."""
+
+    def __init__(self, ndarray: NDArray[Any]) -> None:
+        self.dtype, self.shape, self.stype = str(ndarray.dtype), ndarray.shape, "numpy.ndarray"
+        self._ndarray = ndarray
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """The array in Flower's serialisation."""
+        return Array(self._ndarray).data
+
+    def numpy(self) -> NDArray[Any]:
+        """A copy of the array, as Flower's own class gives."""
+        return self._ndarray.copy()
+
+
 def to_arrays(record: ArrayRecord) -> Arrays:
     """Flower's record as plain arrays, in the record's order."""
     return {name: array.numpy() for name, array in record.items()}
@@ -181,7 +199,7 @@ def to_arrays(record: ArrayRecord) -> Arrays:
 
 def to_record(arrays: Arrays) -> ArrayRecord:
     """Plain arrays as Flower's record."""
-    return ArrayRecord({name: Array(np.asarray(x)) for name, x in arrays.items()})
+    return ArrayRecord({name: LiveArray(np.asarray(x)) for name, x in arrays.items()})
 
 
 def _messages(

@@ -25,7 +25,7 @@ class NoCodec(Codec):
 
     def encode(self, arrays: Arrays, state: Arrays) -> Payload:
         """Concatenate the raw values."""
-        return frame(self.codec_id, arrays, pack(list(arrays.values())))
+        return frame(self.codec_id, arrays, pack(arrays.values()))
 
     def decode(self, payload: Payload, like: Arrays) -> Arrays:
         """Read-only views of the values inside the payload."""

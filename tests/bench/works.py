@@ -48,6 +48,11 @@ class Work:
     trains: bool = True
 
     @property
+    def threads_help(self) -> bool:
+        """Whether a step is large enough to gain from several threads."""
+        return self.name not in ("logistic", "nothing")
+
+    @property
     def steps(self) -> int:
         """Local steps in a round."""
         return self.cohort * -(-self.rows // self.batch_size) if self.trains else 0

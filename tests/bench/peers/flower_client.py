@@ -1,4 +1,4 @@
-"""The client of the Flower peer; a module of its own, so that actors import it and keep its globals."""
+"""The client of the Flower peer, in a module that actors import: its globals stay."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Clock(TrainingProcessCallback):  # type: ignore[misc]
 def run(arguments: Arguments) -> Result:
     """FederatedAveraging on pfl's simulated backend."""
     work, rounds = arguments.work, arguments.rounds
-    torch.set_num_threads(arguments.workers)
+    torch.set_num_threads(arguments.workers if work.threads_help else 1)
     np.random.seed(works.SEED)  # noqa: NPY002  (pfl draws from it, alike in all processes)
     module = Module(work)
     works.rows(work.name)

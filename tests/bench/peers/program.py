@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -63,7 +64,7 @@ def since_start() -> float:
 
 def differences(times: Sequence[float]) -> list[float]:
     """Seconds between consecutive readings of a clock."""
-    return [after - before for before, after in zip(times, times[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(times)]
 
 
 def main(run: Callable[[Arguments], Result], *libraries: str) -> None:

@@ -1,0 +1,119 @@
+"""Results as files: one JSON a work, and a page with all of them for the README."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.bench.running import PEERS
+from tests.bench.works import WORKS
+
+Record = dict[str, Any]
+TITLES = {
+    "bare": "bare loop",
+    "fedsim": "fedsim",
+    "flower": "Flower simulation",
+    "pfl": "pfl, 1 process",
+    "pfl_processes": "pfl, a process per core",
+}
+
+
+def write(folder: Path, name: str, record: Record) -> None:
+    """Write one result and the page of all results in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (folder / "README.md").write_text(page(folder))
+
+
+def page(folder: Path) -> str:
+    """All results of a folder as markdown."""
+    found = [json.loads(f.read_text()) for n in WORKS if (f := folder / f"{n}.json").exists()]
+    startup = folder / "startup.json"
+    starts = json.loads(startup.read_text()) if startup.exists() else None
+    parts = [
+        "# Speed",
+        "Written by `python -m tests.bench`. Seconds per round (median over repeats of the median "
+        "over rounds, after warm-up); in brackets the ratio to the bare loop, which resets a "
+        "resident model, trains and adds up, with one process per core and nothing else.",
+        _rounds_table(found),
+    ]
+    parts += [_messages(record) for record in found if record["work"] == "nothing"]
+    parts += [_command(record) for record in found if "command" in record]
+    parts += [_startup(starts)] if starts else []
+    parts += [_failures(found), _machine(found[0] if found else starts or {})]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _rounds_table(found: list[Record]) -> str:
+    rows = ["| work | " + " | ".join(TITLES[peer] for peer in PEERS) + " |", "|---" * 6 + "|"]
+    for record in found:
+        cells = [_cell(record["peers"].get(peer)) for peer in PEERS]
+        rows.append(f"| {record['title']} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _cell(peer: Record | None) -> str:
+    if peer is None:
+        return ""
+    if peer["seconds_per_round"] is None:
+        return "failed"
+    ratio = f" ({peer['ratio_to_bare']:.2f})" if peer["ratio_to_bare"] else ""
+    return f"{_seconds(peer['seconds_per_round'])}{ratio}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.3g} ms"
+
+
+def _messages(record: Record) -> str:
+    per_round = WORKS["nothing"].cohort
+    cells = [
+        f"{TITLES[name]} {peer['seconds_per_round'] / per_round * 1000:.2f} s"
+        for name, peer in record["peers"].items()
+        if peer["seconds_per_round"] is not None
+    ]
+    return f"1,000 messages to clients that do nothing: {', '.join(cells)}."
+
+
+def _command(record: Record) -> str:
+    command = record["command"]
+    if command["seconds"] is None:
+        return f"`fedsim run` of the logistic regression failed: {command['failed']}"
+    return (
+        f"`fedsim run`, {command['rounds']} rounds of {record['title']}, "
+        f"from command to exit: {command['seconds']:.1f} s."
+    )
+
+
+def _startup(record: Record) -> str:
+    rows = ["| start-up to first round | seconds | of which imports |", "|---|---|---|"]
+    for name, start in record["starts"].items():
+        if start["startup_s"] is None:
+            rows.append(f"| {name} | failed | |")
+            continue
+        imports = sum(start["of_which"].values())
+        rows.append(f"| {name} | {start['startup_s']:.1f} | {imports:.1f} |")
+    return "\n".join(rows)
+
+
+def _failures(found: list[Record]) -> str:
+    lines = [
+        f"- {record['title']}, {TITLES[name]}: {reason}"
+        for record in found
+        for name, peer in record["peers"].items()
+        for reason in peer["failed"]
+    ]
+    lines += [f"- {record['title']}: {d}" for record in found for d in record["differences"]]
+    return "\n".join(["What went wrong:", "", *lines]) if lines else ""
+
+
+def _machine(record: Record) -> str:
+    if not record:
+        return ""
+    facts = record["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return (
+        f"Measured {record['date']} on {facts['cpu']}, {facts['cores']} cores, "
+        f"{facts['memory_gib']} GiB; Python {facts['python']}, {versions}."
+    )
