@@ -4,13 +4,17 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from fedsim import simulation
 from fedsim.progress import Reporter
+from fedsim.results import Run
 from tests.problems import tiny
 from tests.test_engine import comparable
 
@@ -69,3 +73,68 @@ def test_actors_are_gone_afterwards(tmp_path):
     while actors() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not actors()
+
+
+@pytest.fixture
+def two_nodes():
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 1, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+class NodeKiller(Reporter):
+    """Takes the second node away in the middle of a round."""
+
+    def __init__(self, cluster) -> None:
+        self.cluster = cluster
+        self.answers = 0
+
+    def clients_done(self, count: int) -> None:
+        self.answers += 1
+        if self.answers == 14:  # the second round has ten blocks
+            node = next(n for n in self.cluster.worker_nodes)
+            self.cluster.remove_node(node, allow_graceful=False)
+
+
+def test_two_nodes_give_the_bits_of_one_and_losing_a_node_changes_nothing(tmp_path, two_nodes):
+    whole = simulation.run(scenario({"backend": "inline"}), out=tmp_path)
+    engine = {**RAY, "address": two_nodes.address}
+    both = simulation.run(scenario(engine), out=tmp_path)
+    assert comparable(both) == comparable(whole)
+    lost = simulation.run(scenario(engine), out=tmp_path, reporter=NodeKiller(two_nodes))
+    assert without_retries(lost) == without_retries(whole)
+    assert lost.summary["weights_sha256"] == whole.summary["weights_sha256"]
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from fedsim import simulation
+from tests.test_resume import six_rounds
+client = {"name": "tests.clients_that_misbehave:Slow", "seconds": 0.05}
+scenario = six_rounds(client=client, strategy={"name": "fedadam"})
+simulation.run(scenario, out=Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_killed_driver_is_resumed_to_the_same_bits(tmp_path, seed):
+    root = Path(__file__).parents[1]
+    whole = subprocess.run([sys.executable, "-c", DRIVER, tmp_path / "whole"], cwd=root)
+    assert whole.returncode == 0
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, tmp_path / "killed"], cwd=root)
+    wanted = random.Random(seed).randrange(1, 6)
+    while not list((tmp_path / "killed").glob(f"tiny/*/checkpoints/round-*{wanted}.safetensors")):
+        assert driver.poll() is None
+        time.sleep(0.01)
+    time.sleep(random.Random(seed).random() * 0.2)
+    driver.kill()
+    driver.wait()
+    (folder,) = (tmp_path / "killed").glob("tiny/*")
+    (other,) = (tmp_path / "whole").glob("tiny/*")
+    assert Run.open(folder).status == "running"
+    assert comparable(simulation.resume(folder)) == comparable(Run.open(other))
