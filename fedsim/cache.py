@@ -13,9 +13,10 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filelock
 import platformdirs
 
 logger = logging.getLogger("fedsim")
@@ -30,7 +31,7 @@ def cache_path(kind: str, key: str) -> Path:
 def cached_file(kind: str, digest: str, suffix: str, write: Callable[[Path], None]) -> Path:
     """The cached file of a digest; made now when it is not there.
 
-    Several processes may ask at once: each makes the same bytes and the last rename wins.
+    Several processes may ask at once: one makes it and the others wait for it.
 
     Args:
         kind: Folder in the cache directory.
@@ -45,6 +46,28 @@ def cached_file(kind: str, digest: str, suffix: str, write: Callable[[Path], Non
     path = cache_path(kind, digest + suffix)
     if os.path.isfile(path):  # unlike Path.is_file, False for a folder that may not be entered
         return path
+    with _alone(path):
+        return path if os.path.isfile(path) else _make(path, write)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock of a cached file, where its place can be written."""
+    locks = path.parent.with_name("locks")
+    lock = filelock.FileLock(locks / f"{path.name}.lock")
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _make(path: Path, write: Callable[[Path], None]) -> Path:
     scratch = Path(tempfile.mkdtemp(prefix="fedsim-"))
     fresh = scratch / path.name
     try:

@@ -47,10 +47,8 @@ class RayGrid(WorkerGrid):
             actor = ray.remote(num_cpus=1, max_restarts=MAX_RESTARTS)(_Actor)
             self._idle = [actor.remote(sys.path) for _ in range(self.num_workers)]
             self._recovering: dict[Any, Any] = {}
-            # The first worker builds alone: it fills caches (warm start, tokenizer) for the others.
-            self.facts = _result(self._build(self._idle[0]))
-            for ref in [self._build(actor) for actor in self._idle[1:]]:
-                _result(ref)
+            built = [self._build(actor) for actor in self._idle]
+            self.facts, *_ = [_result(ref) for ref in built]
         except BaseException:
             self.__exit__()
             raise
