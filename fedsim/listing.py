@@ -55,7 +55,7 @@ def _exported(path: Path) -> list[str]:
 
 
 def partitioners() -> Entries:
-    """The partitioners of flwr-datasets."""
+    """The partitioners of flwr-datasets, and the lazy ones."""
     from fedsim.data import partition
 
     return partition.available()

@@ -1,7 +1,8 @@
-"""Where a worker's processor time goes: ``python -m tests.bench.profiling cnn``.
+"""Where processor time goes: ``python -m tests.bench.profiling cnn``.
 
-Runs a work inline under cProfile, which counts processor time and so bears company on the machine,
-and prints the most expensive functions by their own and by their total time.
+Runs a work under cProfile, which counts processor time and so bears company on the machine, and
+prints the most expensive functions by their own and by their total time. Inline, this is driver and
+worker together; with ``--backend ray`` it is the driver alone.
 """
 
 from __future__ import annotations
@@ -46,11 +47,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.profiling", description=__doc__)
     parser.add_argument("work", choices=WORKS)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--backend", choices=("inline", "ray"), default="inline")
     parser.add_argument("--lines", type=int, default=30)
     arguments = parser.parse_args()
     work, last = WORKS[arguments.work], WARM_UP + arguments.rounds
     profiler = Profiler(last)
-    values = scenario(work, last + 1, workers=1, backend="inline")
+    values = scenario(work, last + 1, workers=2, backend=arguments.backend)
     with tempfile.TemporaryDirectory() as out:
         simulation.run(Scenario.model_validate(values), out=Path(out), reporter=profiler)
     clients = work.cohort * arguments.rounds
