@@ -174,9 +174,7 @@ def _start(address: str, num_workers: int) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address == "local":
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+        _lock_up()
     import ray
 
     local: dict[str, Any] = {"num_cpus": num_workers, "include_dashboard": False}
@@ -197,3 +195,23 @@ def _start(address: str, num_workers: int) -> Any:
         ray.shutdown()
         raise RunError(f"{num_workers} workers need as many CPUs; the cluster has {cpus}")
     return ray
+
+
+def _lock_up() -> None:
+    """Let a local Ray listen on the loopback interface only, and to this process only.
+
+    Ray reads these settings when it is imported; later they would lock this process out.
+    """
+    settings = {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
+    }
+    if "ray" not in sys.modules:
+        for name, value in settings.items():
+            os.environ.setdefault(name, value)
+    elif not settings.keys() <= os.environ.keys():
+        log.warning(
+            "ray was imported before the run started, so its ports have no token; set %s before",
+            ", ".join(settings),
+        )
