@@ -96,7 +96,7 @@ class Client:
             for index in order.split(batch_size):  # type: ignore[no-untyped-call]
                 if steps is not None and done == steps:
                     return
-                yield self.task.objective.collate(self.data, index)
+                yield self.task.collate(self.data, index)
                 done += 1
             epoch += 1
 

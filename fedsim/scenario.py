@@ -132,6 +132,10 @@ class ModelSection(Section):
     """``peft_type`` and that configuration's own options; none trains all parameters."""
     trainable: tuple[str, ...] = ()
     """Patterns (``fnmatch``) of parameters to train instead of all; only with ``peft: none``."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of frozen weights and activations; bfloat16 changes results by rounding."""
+    compile: bool = False
+    """Compile the model with torch: minutes once for each shape of batch, and other last bits."""
     warm_start: WarmStartSection | None = None
 
     @model_validator(mode="after")
@@ -218,6 +222,8 @@ class EngineSection(Section):
     """A client that works longer than this has failed; none waits for ever."""
     client_state_mb: PositiveFloat = 1024.0
     """Memory for clients' private states; what is more lies in files."""
+    cache_prefix: bool = True
+    """Keep what frozen lower layers answer to rows, or compute it again in every round."""
 
 
 class Scenario(Section):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -22,7 +23,9 @@ from torch import Tensor, nn
 from fedsim import registry
 from fedsim.arrays import Arrays, conform, subtract
 from fedsim.data.partition import Split
-from fedsim.models import adapt, warm_start
+from fedsim.models import adapt, execution, warm_start
+from fedsim.models.prefix import FrozenPrefix, Rows, pick
+from fedsim.models.prefix import find as find_prefix
 from fedsim.scenario import ModelSection, Scenario
 from fedsim.seeds import Seeds
 
@@ -35,6 +38,8 @@ Totals = dict[str, float]
 """Sums over rows, such as ``{"loss": 12.3, "correct": 7.0, "rows": 10.0}``."""
 CACHE_BYTES = 512 * 2**20
 """Memory budget of a worker for the encoded rows of recently used clients."""
+PREFIX_BYTES = 512 * 2**20
+"""Memory budget of a worker for what frozen blocks answer to rows."""
 
 
 class Objective(ABC):
@@ -90,11 +95,13 @@ class Task:
         self.split = split
         self.objective: Objective = registry.build("tasks", scenario.task.section)
         seeds.seed_globals("model")
-        model = self.objective.build_model(scenario.model, split.train)
+        network = self.objective.build_model(scenario.model, split.train)
         if scenario.model.warm_start:
-            warm_start.apply(model, self.objective, scenario, split, seeds)
+            warm_start.apply(network, self.objective, scenario, split, seeds)
         seeds.seed_globals("adapter")
-        self.model = adapt.wrap(model, scenario.model)
+        self.model = adapt.wrap(network, scenario.model)
+        if scenario.model.dtype == "bfloat16":
+            execution.use_bfloat16(self.model, network)
         self.parameters: dict[str, nn.Parameter] = {
             name: p for name, p in self.model.named_parameters() if p.requires_grad
         }
@@ -102,6 +109,19 @@ class Task:
         self._buffers = [(b, b.clone()) for b in self.model.buffers()]
         self._cache: OrderedDict[tuple[str, int], Batch] = OrderedDict()
         self._cache_bytes = 0
+        self._prefix: FrozenPrefix | None = None
+        self._prefix = find_prefix(self.model, self._sample_loss)
+        self._reset_buffers()
+        self._answered: dict[tuple[str, int], Batch] = {}
+        self._answer_bytes_left = PREFIX_BYTES if scenario.engine.cache_prefix else 0
+        if scenario.model.compile:
+            execution.compile_in_place(self.model)
+
+    def _sample_loss(self) -> Tensor:
+        """The loss of up to two training rows, to try out the model."""
+        rows = self.split.train
+        data = self.objective.encode(rows.select(range(min(2, len(rows)))))
+        return self.loss(self.objective.collate(data, torch.arange(num_rows(data))))
 
     def trainable(self) -> Arrays:
         """Copies of everything that is trained and exchanged, by parameter name."""
@@ -113,12 +133,15 @@ class Task:
         Raises:
             PayloadError: Names or shapes differ from the model's.
         """
+        self._reset_buffers()
+        views = self._views()
+        for name, value in conform(arrays, views).items():
+            np.copyto(views[name], value)  # a copy: the source may be shared memory
+
+    def _reset_buffers(self) -> None:
         with torch.no_grad():
             for buffer, initial in self._buffers:
                 buffer.copy_(initial)
-            views = self._views()
-            for name, value in conform(arrays, views).items():
-                np.copyto(views[name], value)  # a copy: the source may be shared memory
 
     def _views(self) -> Arrays:
         """The exchanged tensors' own memory as arrays."""
@@ -130,19 +153,31 @@ class Task:
 
     def client_data(self, client: int, part: Literal["train", "test"] = "train") -> Batch:
         """The encoded rows of a client; converted once and kept within a memory budget."""
+        key = (part, client)
         if self._all_rows is not None:
             index = torch.from_numpy(self.split.client_indices(client, part))
-            return {name: tensor[index] for name, tensor in self._all_rows.items()}
-        key = (part, client)
+            return self._answer(key, {name: t[index] for name, t in self._all_rows.items()})
         if key in self._cache:
             self._cache.move_to_end(key)
-            return self._cache[key]
+            return self._answer(key, self._cache[key])
         data = self.objective.encode(self.split.client_rows(client, part))
         self._cache[key] = data
         self._cache_bytes += _size(data)
         while self._cache_bytes > CACHE_BYTES and len(self._cache) > 1:
             self._cache_bytes -= _size(self._cache.popitem(last=False)[1])
-        return data
+        return self._answer(key, data)
+
+    def _answer(self, key: tuple[str, int], data: Batch) -> Batch:
+        """Encoded rows with what frozen blocks answer to them, kept while the budget lasts."""
+        if self._prefix is None:
+            return data
+        if key not in self._answered:
+            rows = self._prefix.attach(data, self.objective.collate, self.loss)
+            if not isinstance(rows, Rows) or rows.num_bytes > self._answer_bytes_left:
+                return rows
+            self._answer_bytes_left -= rows.num_bytes
+            self._answered[key] = rows
+        return self._answered[key]
 
     @cached_property
     def _all_rows(self) -> Batch | None:
@@ -153,22 +188,29 @@ class Task:
         row_bytes = _size(self.objective.encode(rows.select([0])))
         return self.objective.encode(rows) if row_bytes * len(rows) <= CACHE_BYTES else None
 
+    def collate(self, data: Batch, index: Tensor) -> Batch:
+        """Rows of ``client_data`` or ``test_data`` as one batch, the objective's way."""
+        return pick(data, index, self.objective.collate(data, index))
+
     def loss(self, batch: Batch) -> Tensor:
         """Mean training loss of a batch, with gradient."""
-        return self.objective.loss(self.model, batch)
+        with self._shortcut(batch):
+            return self.objective.loss(self.model, batch)
+
+    def _shortcut(self, batch: Batch) -> AbstractContextManager[None]:
+        """Within it, the model does not compute again what ``batch`` brings along."""
+        return nullcontext() if self._prefix is None else self._prefix.answering(batch)
 
     def evaluate(self, data: Batch, batch_size: int) -> Totals:
         """Sums over all rows of ``data``, in a fixed order, in evaluation mode."""
         self.model.eval()
         totals: Totals = {}
-        rows = num_rows(data)
         with torch.no_grad():
-            for start in range(0, rows, batch_size):
-                index = torch.arange(start, min(start + batch_size, rows))
-                add_totals(
-                    totals,
-                    self.objective.totals(self.model, self.objective.collate(data, index)),
-                )
+            for start in range(0, num_rows(data), batch_size):
+                index = torch.arange(start, min(start + batch_size, num_rows(data)))
+                batch = self.collate(data, index)
+                with self._shortcut(batch):
+                    add_totals(totals, self.objective.totals(self.model, batch))
         return totals
 
     def test_data(self, shard: int, num_shards: int) -> Batch:
@@ -178,7 +220,7 @@ class Task:
             rows = np.array_split(np.arange(len(self.split.test)), num_shards)[shard]
             self._cache[key] = self.objective.encode(self.split.test.select(rows))
             self._cache_bytes += _size(self._cache[key])
-        return self._cache[key]
+        return self._answer(key, self._cache[key])
 
 
 def num_rows(data: Batch) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def main() -> None:
     """Measure what was asked for, write it, print the page."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # ends what runs, too
     arguments = _parse()
     failed = []
     for name in [n for n in arguments.only if n in WORKS]:

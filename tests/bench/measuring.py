@@ -13,12 +13,11 @@ from tests.bench.running import (
     COMMAND_ROUNDS,
     INLINE,
     PEERS,
-    WARM_UP,
     Outcome,
     run_command,
     run_peer,
 )
-from tests.bench.works import Work
+from tests.bench.works import WARM_UP, Work
 
 Record = dict[str, Any]
 
@@ -99,6 +98,7 @@ def _summary(runs: list[Outcome], work: Work) -> Record:
     by_repeat = [median(result["seconds"][WARM_UP:]) for result in good]
     return {
         "seconds_per_round": _median(by_repeat, 5),
+        "cpu_per_round": _median([r["cpu_per_round"] for r in good if r["cpu_per_round"]], 4),
         "by_repeat": [round(x, 5) for x in by_repeat],
         "first_round_done_s": _median([r["startup_s"] + r["seconds"][0] for r in good]),
         "command_s": _median([run.elapsed_s for run in runs if run.result is not None]),
@@ -110,10 +110,11 @@ def _summary(runs: list[Outcome], work: Work) -> Record:
 
 
 def _with_ratios(peers: Record) -> Record:
-    floor = peers.get("bare", {}).get("seconds_per_round")
-    for summary in peers.values():
-        mine = summary["seconds_per_round"]
-        summary["ratio_to_bare"] = round(mine / floor, 3) if mine and floor else None
+    for key, ratio in (("seconds_per_round", "ratio_to_bare"), ("cpu_per_round", "cpu_ratio")):
+        floor = peers.get("bare", {}).get(key)
+        for summary in peers.values():
+            mine = summary[key]
+            summary[ratio] = round(mine / floor, 3) if mine and floor else None
     return peers
 
 

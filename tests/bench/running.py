@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,12 +19,10 @@ from typing import Any
 
 from tests.bench import pfl_environment
 from tests.bench.machine import cores
-from tests.bench.works import Work
+from tests.bench.works import WARM_UP, Work
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 900
-WARM_UP = 2
-"""Rounds that come first and are left out: they build, cache and warm up."""
 COMMAND_ROUNDS = 100
 ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
@@ -138,9 +137,15 @@ def run(line: list[str], prints_result: bool = True) -> Outcome:
     elapsed = time.time() - started
     _end_all(tag)
     if process.returncode:
-        return Outcome(None, _last_line(err) or f"exit code {process.returncode}", elapsed)
+        return Outcome(None, _reason(err) or f"exit code {process.returncode}", elapsed)
     result = json.loads(_last_line(out)) if prints_result else {}
     return Outcome(result, "", elapsed)
+
+
+def _reason(errors: str) -> str:
+    """The last line that names an exception; torchrun prints a summary below it."""
+    named = [line for line in errors.splitlines() if re.match(r"(\[\w+\]: *)?[\w.]*Error\b", line)]
+    return named[-1] if named else _last_line(errors)
 
 
 def _last_line(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ def page(folder: Path) -> str:
         "Written by `python -m tests.bench`. Seconds per round (median over repeats of the median "
         "over rounds, after warm-up); in brackets the ratio to the bare loop, which resets a "
         "resident model, trains and adds up, with one process per core and nothing else.",
-        _rounds_table(found),
+        _table(found, "work", _wall),
+        "Processor seconds of all processes together per round, which say more on a busy machine:",
+        _table(found, "work", _processor),
     ]
     parts += [_messages(record) for record in found if record["work"] == "nothing"]
     parts += [_command(record) for record in found if "command" in record]
@@ -45,21 +48,28 @@ def page(folder: Path) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _rounds_table(found: list[Record]) -> str:
-    rows = ["| work | " + " | ".join(TITLES[peer] for peer in PEERS) + " |", "|---" * 6 + "|"]
+def _table(found: list[Record], corner: str, cell: Callable[[Record], str]) -> str:
+    head = [corner, *(TITLES[peer] for peer in PEERS)]
+    rows = [head, ["---"] * len(head)]
     for record in found:
-        cells = [_cell(record["peers"].get(peer)) for peer in PEERS]
-        rows.append(f"| {record['title']} | " + " | ".join(cells) + " |")
-    return "\n".join(rows)
+        peers = record["peers"]
+        cells = [cell(peers[peer]) if peer in peers else "" for peer in PEERS]
+        rows.append([record["title"], *cells])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _cell(peer: Record | None) -> str:
-    if peer is None:
-        return ""
-    if peer["seconds_per_round"] is None:
-        return "failed"
-    ratio = f" ({peer['ratio_to_bare']:.2f})" if peer["ratio_to_bare"] else ""
-    return f"{_seconds(peer['seconds_per_round'])}{ratio}"
+def _wall(peer: Record) -> str:
+    return _with_ratio(peer["seconds_per_round"], peer["ratio_to_bare"])
+
+
+def _processor(peer: Record) -> str:
+    return _with_ratio(peer["cpu_per_round"], peer["cpu_ratio"])
+
+
+def _with_ratio(seconds: float | None, ratio: float | None) -> str:
+    if seconds is None:
+        return "none"
+    return _seconds(seconds) + (f" ({ratio:.2f})" if ratio else "")
 
 
 def _seconds(value: float) -> str:

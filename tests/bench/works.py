@@ -18,6 +18,8 @@ from torch.nn import functional
 
 Batch = dict[str, Tensor]
 SEED = 7
+WARM_UP = 2
+"""Rounds that come first and are left out: they build, cache and warm up."""
 
 
 @dataclass(frozen=True)

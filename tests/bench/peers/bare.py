@@ -5,7 +5,6 @@ Nothing else: weights and sums lie in shared memory, two barriers make a round.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import multiprocessing as mp
 
 from tests.bench import works
 from tests.bench.local import Resident
-from tests.bench.peers.program import Arguments, Result, differences, main, since_start
+from tests.bench.peers.program import Arguments, Meter, Result, main
 
 
 def run(arguments: Arguments) -> Result:
@@ -35,17 +34,19 @@ def run(arguments: Arguments) -> Result:
     for process in processes:
         process.start()
     barrier.wait()  # all are built
-    startup = since_start()
-    times, round_losses = [time.perf_counter()], []
+    meter, round_losses = Meter(arguments.rounds), []
+    meter.begin()
     for _ in range(arguments.rounds):
         barrier.wait()
         barrier.wait()
         weights += sums.sum(0) / work.cohort  # all clients have equally many rows
         round_losses.append(float(losses.sum()) / work.cohort)
-        times.append(time.perf_counter())
+        meter.round_done()
     for process in processes:
         process.join()
-    return Result(differences(times), round_losses, work.steps, size, startup)
+    return Result(
+        meter.seconds, round_losses, work.steps, size, meter.startup_s, meter.cpu_per_round
+    )
 
 
 def _work(name: str, rounds: int, rank: int, num: int, shared: tuple[Any, ...]) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.bench.peers.program import Arguments, Result, differences, main, since_start
+from tests.bench.peers.program import Arguments, Meter, Result, main, since_start
 from tests.bench.works import BERTS, LORA, Work
 
 
@@ -59,15 +58,11 @@ def run(arguments: Arguments) -> Result:
     from fedsim.progress import Reporter
     from fedsim.scenario import Scenario
 
-    times: list[float] = []
-
     class Clock(Reporter):
         def round_done(self, record: Mapping[str, Any]) -> None:
-            times.append(time.perf_counter())
-            startups.append(since_start())
+            meter.round_done() if record["round"] else meter.begin()
 
-    startups: list[float] = []
-    work = arguments.work
+    work, meter = arguments.work, Meter(arguments.rounds)
     # One round more: the last one ends with tests.
     values = scenario(work, arguments.rounds + 1, arguments.workers, arguments.backend)
     imports = since_start()
@@ -79,11 +74,12 @@ def run(arguments: Arguments) -> Result:
     finished = {record["clients/completed"] for record in rounds}
     assert finished == {work.cohort}, f"{finished} clients completed"
     return Result(
-        seconds=differences(times[:-1]),
+        seconds=meter.seconds[:-1],
         losses=[record["train/loss"] for record in rounds],
         steps=work.steps,
         num_trainable=(rounds[0]["comm/up_bytes"] // work.cohort - HEADER.size) // 4,
-        startup_s=startups[0],
+        startup_s=meter.startup_s,
+        cpu_per_round=meter.cpu_per_round,
         parts_s={"interpreter": interpreter, "imports": imports - interpreter},
     )
 

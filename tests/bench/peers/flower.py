@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,25 +12,23 @@ from flwr.serverapp.strategy import FedAvg
 from tests.bench import works
 from tests.bench.local import num_trainable
 from tests.bench.peers.flower_client import client_app, record
-from tests.bench.peers.program import Arguments, Result, differences, main, since_start
+from tests.bench.peers.program import Arguments, Meter, Result, main
 
 
 class Timed(FedAvg):
     """FedAvg that reads the clock between rounds."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, meter: Meter, **options: Any) -> None:
         super().__init__(**options)
-        self.times: list[float] = []
+        self.meter = meter
         self.losses: list[float] = []
-        self.startup = 0.0
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Note when the first round begins."""
-        if not self.times:
-            self.times.append(time.perf_counter())
-            self.startup = since_start()
+        if server_round == 1:
+            self.meter.begin()
         return super().configure_train(server_round, arrays, config, grid)
 
     def aggregate_train(
@@ -39,7 +36,7 @@ class Timed(FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Note when a round ends."""
         arrays, metrics = super().aggregate_train(server_round, replies)
-        self.times.append(time.perf_counter())
+        self.meter.round_done()
         assert metrics is not None, "every client failed"
         self.losses.append(float(metrics["train_loss"]))  # type: ignore[arg-type]
         return arrays, metrics
@@ -52,7 +49,9 @@ def run(arguments: Arguments) -> Result:
 
     work = arguments.work
     model = works.build_model(work)
+    meter = Meter(arguments.rounds)
     strategy = Timed(
+        meter,
         fraction_train=min(1.0, (work.cohort + 0.5) / work.num_clients),
         fraction_evaluate=0.0,
         min_train_nodes=work.cohort,
@@ -82,11 +81,12 @@ def run(arguments: Arguments) -> Result:
     finally:
         ray.shutdown()
     return Result(
-        differences(strategy.times),
+        meter.seconds,
         strategy.losses,
         work.steps,
         num_trainable(model),
-        strategy.startup,
+        meter.startup_s,
+        meter.cpu_per_round,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from tests.bench import works
 from tests.bench.local import num_trainable
-from tests.bench.peers.program import Arguments, Result, differences, main, since_start
+from tests.bench.peers.program import Arguments, Meter, Result, main
 from tests.bench.works import Work
 
 
@@ -56,23 +55,20 @@ class Module(nn.Module):
 class Clock(TrainingProcessCallback):  # type: ignore[misc]
     """Reads the clock after each round."""
 
-    def __init__(self, module: Module) -> None:
-        self.module = module
-        self.times: list[float] = []
+    def __init__(self, module: Module, rounds: int) -> None:
+        self.module, self.meter = module, Meter(rounds)
         self.counts: list[list[float]] = []
-        self.startup = 0.0
 
     def on_train_begin(self, *, model: Any) -> Metrics:
         """The first round begins."""
-        self.startup = since_start()
-        self.times.append(time.perf_counter())
+        self.meter.begin()
         return Metrics()
 
     def after_central_iteration(
         self, aggregate_metrics: Metrics, model: Any, *, central_iteration: int
     ) -> tuple[bool, Metrics]:
         """A round ended."""
-        self.times.append(time.perf_counter())
+        self.meter.round_done()
         self.counts.append([self.module.total, self.module.steps])
         self.module.total, self.module.steps = 0.0, 0
         return False, Metrics()
@@ -85,7 +81,7 @@ def run(arguments: Arguments) -> Result:
     np.random.seed(works.SEED)  # noqa: NPY002  (pfl draws from it, alike in all processes)
     module = Module(work)
     works.rows(work.name)
-    clock = Clock(module)
+    clock = Clock(module, rounds)
     FederatedAveraging().run(
         algorithm_params=NNAlgorithmParams(
             central_num_iterations=rounds,
@@ -117,7 +113,15 @@ def run(arguments: Arguments) -> Result:
     steps = counts[:, 1].unique().tolist()
     assert len(steps) == 1, f"rounds have different numbers of steps: {steps}"
     losses = (counts[:, 0] / counts[:, 1].clamp(min=1)).tolist()
-    return Result(differences(clock.times), losses, steps[0], num_trainable(module), clock.startup)
+    meter = clock.meter
+    return Result(
+        meter.seconds,
+        losses,
+        steps[0],
+        num_trainable(module),
+        meter.startup_s,
+        meter.cpu_per_round,
+    )
 
 
 def _data(work: Work) -> FederatedDataset:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
+from pathlib import Path
 
-from tests.bench.works import WORKS, Work
+from tests.bench.works import WARM_UP, WORKS, Work
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Result:
         steps: Local steps in a round.
         num_trainable: Numbers that are trained and exchanged.
         startup_s: From the start of the process to the first round.
+        cpu_per_round: Processor seconds of all processes together, after the warm-up.
         parts_s: What the start-up consists of, where it is known.
     """
 
@@ -32,6 +34,7 @@ class Result:
     steps: float
     num_trainable: int
     startup_s: float
+    cpu_per_round: float | None
     parts_s: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -57,14 +60,50 @@ class Arguments:
         return cls(WORKS[given.work], given.rounds, given.workers, given.backend)
 
 
+class Meter:
+    """Reads the clocks: the wall's after every round, the processors' after warm-up and the end."""
+
+    def __init__(self, rounds: int) -> None:
+        self.rounds = rounds
+        self.seconds: list[float] = []
+        self.startup_s = 0.0
+        self._cpu: list[float] = []
+
+    def begin(self) -> None:
+        """The first round begins."""
+        self.startup_s = since_start()
+        self._begun = time.perf_counter()
+
+    def round_done(self) -> None:
+        """A round ended and the next one begins."""
+        self.seconds.append(time.perf_counter() - self._begun)
+        if len(self.seconds) in (WARM_UP, self.rounds):
+            self._cpu.append(_processor_seconds())
+        self._begun = time.perf_counter()
+
+    @property
+    def cpu_per_round(self) -> float | None:
+        """Processor seconds of a round after the warm-up."""
+        if len(self._cpu) < 2 or self._cpu[1] == 0.0:
+            return None
+        return (self._cpu[1] - self._cpu[0]) / (self.rounds - WARM_UP)
+
+
 def since_start() -> float:
     """Seconds since the harness started this program."""
     return time.time() - float(os.environ["BENCH_STARTED"])
 
 
-def differences(times: Sequence[float]) -> list[float]:
-    """Seconds between consecutive readings of a clock."""
-    return [after - before for before, after in itertools.pairwise(times)]
+def _processor_seconds() -> float:
+    """Of all living processes that the harness started through this program; 0 if not Linux."""
+    wanted = f"BENCH_TAG={os.environ['BENCH_TAG']}".encode()
+    ticks = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or belongs to somebody else
+            if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def main(run: Callable[[Arguments], Result], *libraries: str) -> None:
