@@ -60,17 +60,19 @@ class WeightedMean:
     def __init__(self) -> None:
         self.weight = 0.0
         self._sum: Arrays = {}
+        self._term: Arrays = {}
 
     def update(self, arrays: Mapping[str, NDArray[Any]], weight: float) -> None:
         """Add one contribution of the given weight."""
-        term = scale(dict(arrays), weight)
         if not self._sum:
-            self._sum = term
+            self._sum = scale(arrays, weight)
+            self._term = {name: np.empty_like(x) for name, x in self._sum.items()}
         else:
-            if term.keys() != self._sum.keys():
+            if arrays.keys() != self._sum.keys():
                 raise PayloadError("updates of one round have different array names")
-            for name, x in term.items():
-                self._sum[name] += x
+            for name, x in arrays.items():
+                np.multiply(x, x.dtype.type(weight), out=self._term[name])
+                self._sum[name] += self._term[name]
         self.weight += weight
 
     def result(self) -> Arrays:

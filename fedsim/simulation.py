@@ -17,7 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp.strategy import Strategy
 
 from fedsim import records, registry
-from fedsim.arrays import conform, sha256
+from fedsim.arrays import Arrays, conform, sha256
 from fedsim.checkpoint import Checkpoint, Checkpoints, restore_strategy
 from fedsim.data import partition
 from fedsim.engine.blocks import Report
@@ -124,7 +124,7 @@ class Simulation:
         self.ledger = Ledger()
         self.records: list[Record] = []
         self.key_metric = ("eval/loss", "min")
-        self.weights_sha256: str | None = None
+        self.weights: Arrays | None = None
         self.checkpoints = Checkpoints(folder.path, self.scenario.checkpoint.keep)
 
     def run(self, saved: Checkpoint | None) -> None:
@@ -229,7 +229,7 @@ class Simulation:
             record |= _prefixed("eval/", grid.test(weights))
         if server_round == self.scenario.num_rounds:
             record |= _prefixed("eval/", grid.final_metrics(weights))
-        self.weights_sha256 = sha256(weights)
+        self.weights = weights
         record["time/wall_s"] = round(time.perf_counter() - start, 4)
         record["mem/peak_bytes"] = grid.peak_bytes
         self.records.append(record)
@@ -255,7 +255,7 @@ class Simulation:
             records.identity(self.scenario),
             self.records,
             key_metric=self.key_metric,
-            weights_sha256=self.weights_sha256,
+            weights_sha256=None if self.weights is None else sha256(self.weights),
             failed=False if error is None else reason,
             exit_code=code,
         )

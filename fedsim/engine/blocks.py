@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -82,10 +83,11 @@ class BlockResult:
 
 
 def cut(items: Sequence[int]) -> list[Sequence[int]]:
-    """Cut a cohort into at most ``BLOCKS_PER_ROUND`` runs of equal length.
+    """Cut a cohort into at most ``BLOCKS_PER_ROUND`` runs whose lengths differ by one at most.
 
     >>> [len(part) for part in cut(range(20))]
-    [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
+    [2, 1, 1, 1, 2, 1, 1, 1, 2, 1, 1, 1, 2, 1, 1, 1]
     """
-    size = -(-len(items) // BLOCKS_PER_ROUND) or 1
-    return [items[i : i + size] for i in range(0, len(items), size)]
+    count = min(len(items), BLOCKS_PER_ROUND)
+    bounds = [-(-len(items) * i // count) for i in range(count + 1)] if count else []
+    return [items[a:b] for a, b in pairwise(bounds)]

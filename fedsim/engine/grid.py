@@ -167,16 +167,20 @@ class WorkerGrid(Grid):
     # -- rounds --------------------------------------------------------------------------------
 
     def _group(self, messages: list[Message]) -> list[_Group]:
-        groups: dict[tuple[int, int, str], _Group] = {}
+        by_content: dict[tuple[int, str], _Group] = {}  # mostly one for all: look no deeper
+        by_records: dict[tuple[int, int, str], _Group] = {}
         for message in messages:
-            arrays = next(iter(message.content.array_records.values()))
-            config = next(iter(message.content.config_records.values()), ConfigRecord())
-            key = (id(arrays), id(config), message.metadata.message_type)
-            if key not in groups:
-                broadcast, received = self._encode(arrays)
-                groups[key] = _Group(key[2], dict(config), broadcast, received)
-            groups[key].messages[message.metadata.dst_node_id] = message
-        return list(groups.values())
+            content, kind = message.content, message.metadata.message_type
+            if (id(content), kind) not in by_content:
+                arrays = next(iter(content.array_records.values()))
+                config = next(iter(content.config_records.values()), ConfigRecord())
+                key = (id(arrays), id(config), kind)
+                if key not in by_records:
+                    broadcast, received = self._encode(arrays)
+                    by_records[key] = _Group(kind, dict(config), broadcast, received)
+                by_content[id(content), kind] = by_records[key]
+            by_content[id(content), kind].messages[message.metadata.dst_node_id] = message
+        return list(by_records.values())
 
     def _encode(self, record: ArrayRecord) -> tuple[Broadcast, Arrays]:
         arrays = conform(to_arrays(record), self.facts["arrays"])

@@ -69,21 +69,20 @@ class Worker:
         received = self._receive(broadcast)
         result = BlockResult([], [])
         mean = WeightedMean()
-        for client, state in zip(block.clients, block.states, strict=True):
-            report = Report(client, down_bytes=broadcast.num_bytes)
-            with self._reporting(report, block.server_round, "train"):
-                with (
-                    self._globals("train", block.server_round, client),
-                    time_limit(self.scenario.engine.client_timeout_s),
-                ):
-                    update, state = self._train_client(client, block, received, state)
-                payload = self._encode(update, report)
-                if block.reduce:
-                    mean.update(self.codecs.up.decode(payload, self.like), update.num_examples)
-                else:
-                    result.payloads.append(payload.data)
-            result.reports.append(report)
-            result.states.append(state)
+        with preserved_generators():
+            for client, state in zip(block.clients, block.states, strict=True):
+                report = Report(client, down_bytes=broadcast.num_bytes)
+                self.seeds.seed_globals("train", block.server_round, client)
+                with self._reporting(report, block.server_round, "train"):
+                    with time_limit(self.scenario.engine.client_timeout_s):
+                        update, state = self._train_client(client, block, received, state)
+                    payload = self._encode(update, report)
+                    if block.reduce:
+                        mean.update(self.codecs.up.decode(payload, self.like), update.num_examples)
+                    else:
+                        result.payloads.append(payload.data)
+                result.reports.append(report)
+                result.states.append(state)
         result.mean = mean.result() if mean.weight else None
         result.peak_bytes = peak_bytes()
         return result
