@@ -21,6 +21,8 @@ from fedsim.task import Batch, Task
 from fedsim.tasks.module import TorchModule
 from tests.problems import tiny
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["a", "fine", "day", "rain", "again", "and", "all", "the", "week", "sun", "evening"]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 QUIET = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
