@@ -56,9 +56,9 @@ def _exported(path: Path) -> list[str]:
 
 def partitioners() -> Entries:
     """The partitioners of flwr-datasets, and the lazy ones."""
-    from fedsim.data import partition
+    from fedsim.data import names
 
-    return partition.available()
+    return names.available()
 
 
 def peft_types() -> Entries:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from fedsim.data import partitioners
 from fedsim.data.lazy import LazyOwned, LazyPartitioner
-from fedsim.data.partitioners import available, check, find
+from fedsim.data.names import available
+from fedsim.data.partitioners import check, find
 from fedsim.data.sources import Rows, load_rows
 from fedsim.errors import DataError
 from fedsim.scenario import Scenario

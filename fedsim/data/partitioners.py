@@ -8,15 +8,11 @@ class's own arguments, except ``num_partitions``, which is the scenario's ``num_
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import importlib.util
 import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +20,8 @@ from numpy.typing import NDArray
 
 from fedsim import registry
 from fedsim.data.lazy import LAZY, LazyOwned, LazyPartitioner
+from fedsim.data.names import available, classes
 from fedsim.errors import DataError, FedsimError, did_you_mean
-from fedsim.registry import Entry
 from fedsim.scenario import Plugin
 from fedsim.seeds import Seeds
 
@@ -42,34 +38,6 @@ CONVERT: dict[str, Callable[[Any], Any]] = {
 _log = logging.getLogger(__name__)
 
 
-@cache
-def _classes() -> dict[str, tuple[str, str]]:
-    """Class name and summary by snake-case name, read from the files: importing takes seconds."""
-    spec = importlib.util.find_spec("flwr_datasets")
-    assert spec is not None
-    assert spec.origin is not None
-    found = {}
-    for path in sorted((Path(spec.origin).parent / "partitioner").glob("*_partitioner.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and node.name.endswith("Partitioner"):
-                summary = (ast.get_docstring(node) or "").split("\n", 1)[0]
-                found[path.stem.removesuffix("_partitioner")] = (node.name, summary)
-    return found
-
-
-@cache
-def available() -> dict[str, Entry]:
-    """The partitioners that split rows, by name."""
-    found = {
-        name: Entry(name, summary)
-        for name, (_, summary) in _classes().items()
-        if not name.startswith("vertical")
-    }
-    for name, lazy in LAZY.items():
-        found[name] = Entry(name, (lazy.__doc__ or "").split("\n", 1)[0])
-    return found
-
-
 def find(name: str) -> type:
     """The class behind a partitioner's name: snake case, the class name, or ``module:Class``.
 
@@ -79,9 +47,9 @@ def find(name: str) -> type:
     target = LAZY[name] if name in LAZY else _imported(name) if ":" in name else None
     if isinstance(target, type) and issubclass(target, LazyPartitioner):
         return target
-    by_class = {class_name: snake for snake, (class_name, _) in _classes().items()}
+    by_class = {class_name: snake for snake, (class_name, _) in classes().items()}
     snake = by_class.get(name, name)
-    if ":" not in name and snake not in _classes():
+    if ":" not in name and snake not in classes():
         raise DataError(
             f"there is no partitioner called '{name}'",
             key=(*KEY, "name"),
@@ -92,7 +60,7 @@ def find(name: str) -> type:
         raise _vertical(name)
     from flwr_datasets import partitioner as package
 
-    target = target or getattr(package, _classes()[snake][0])
+    target = target or getattr(package, classes()[snake][0])
     if not (isinstance(target, type) and issubclass(target, package.Partitioner)):
         raise DataError(
             f"'{name}' is no subclass of flwr_datasets.partitioner.Partitioner, "
