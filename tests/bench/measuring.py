@@ -99,6 +99,7 @@ def _summary(runs: list[Outcome], work: Work) -> Record:
     return {
         "seconds_per_round": _median(by_repeat, 5),
         "cpu_per_round": _median([r["cpu_per_round"] for r in good if r["cpu_per_round"]], 4),
+        "others_cpu_per_round": [round(r["others_cpu_per_round"] or 0.0, 4) for r in good],
         "by_repeat": [round(x, 5) for x in by_repeat],
         "first_round_done_s": _median([r["startup_s"] + r["seconds"][0] for r in good]),
         "command_s": _median([run.elapsed_s for run in runs if run.result is not None]),

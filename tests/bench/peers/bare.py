@@ -45,7 +45,13 @@ def run(arguments: Arguments) -> Result:
     for process in processes:
         process.join()
     return Result(
-        meter.seconds, round_losses, work.steps, size, meter.startup_s, meter.cpu_per_round
+        meter.seconds,
+        round_losses,
+        work.steps,
+        size,
+        meter.startup_s,
+        meter.cpu_per_round,
+        meter.others_cpu_per_round,
     )
 
 

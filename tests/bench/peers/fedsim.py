@@ -80,6 +80,7 @@ def run(arguments: Arguments) -> Result:
         num_trainable=(rounds[0]["comm/up_bytes"] // work.cohort - HEADER.size) // 4,
         startup_s=meter.startup_s,
         cpu_per_round=meter.cpu_per_round,
+        others_cpu_per_round=meter.others_cpu_per_round,
         parts_s={"interpreter": interpreter, "imports": imports - interpreter},
     )
 

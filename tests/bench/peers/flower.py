@@ -87,6 +87,7 @@ def run(arguments: Arguments) -> Result:
         num_trainable(model),
         meter.startup_s,
         meter.cpu_per_round,
+        meter.others_cpu_per_round,
     )
 
 

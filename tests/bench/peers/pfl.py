@@ -121,6 +121,7 @@ def run(arguments: Arguments) -> Result:
         num_trainable(module),
         meter.startup_s,
         meter.cpu_per_round,
+        meter.others_cpu_per_round,
     )
 
 

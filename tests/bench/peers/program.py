@@ -26,6 +26,7 @@ class Result:
         num_trainable: Numbers that are trained and exchanged.
         startup_s: From the start of the process to the first round.
         cpu_per_round: Processor seconds of all processes together, after the warm-up.
+        others_cpu_per_round: Processor seconds that other programs took meanwhile.
         parts_s: What the start-up consists of, where it is known.
     """
 
@@ -35,6 +36,7 @@ class Result:
     num_trainable: int
     startup_s: float
     cpu_per_round: float | None
+    others_cpu_per_round: float | None
     parts_s: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -67,7 +69,7 @@ class Meter:
         self.rounds = rounds
         self.seconds: list[float] = []
         self.startup_s = 0.0
-        self._cpu: list[float] = []
+        self._cpu: list[tuple[float, float]] = []
 
     def begin(self) -> None:
         """The first round begins."""
@@ -78,15 +80,23 @@ class Meter:
         """A round ended and the next one begins."""
         self.seconds.append(time.perf_counter() - self._begun)
         if len(self.seconds) in (WARM_UP, self.rounds):
-            self._cpu.append(_processor_seconds())
+            self._cpu.append((_processor_seconds(), _busy_seconds()))
         self._begun = time.perf_counter()
 
     @property
     def cpu_per_round(self) -> float | None:
         """Processor seconds of a round after the warm-up."""
-        if len(self._cpu) < 2 or self._cpu[1] == 0.0:
+        if len(self._cpu) < 2 or not self._cpu[1][1]:
             return None
-        return (self._cpu[1] - self._cpu[0]) / (self.rounds - WARM_UP)
+        return (self._cpu[1][0] - self._cpu[0][0]) / (self.rounds - WARM_UP)
+
+    @property
+    def others_cpu_per_round(self) -> float | None:
+        """Processor seconds that everything else on the machine took in a round."""
+        if self.cpu_per_round is None:
+            return None
+        busy = (self._cpu[1][1] - self._cpu[0][1]) / (self.rounds - WARM_UP)
+        return max(0.0, busy - self.cpu_per_round)
 
 
 def since_start() -> float:
@@ -104,6 +114,15 @@ def _processor_seconds() -> float:
                 fields = (folder / "stat").read_text().rsplit(")", 1)[1].split()
                 ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _busy_seconds() -> float:
+    """Of all processors, by anybody; 0 if not Linux."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    values = [int(x) for x in stat.read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(values) - values[3] - values[4]) / os.sysconf("SC_CLK_TCK")
 
 
 def main(run: Callable[[Arguments], Result], *libraries: str) -> None:
