@@ -58,7 +58,7 @@ class _Terminal(logging.Handler):
 
 @contextmanager
 def polite_interrupt(reporter: Reporter) -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C wait for the end of a round; the second one stops at once.
+    """Let the first Ctrl-C or SIGTERM wait for the end of a round; the second one stops at once.
 
     Yields:
         A function that says whether the run should stop.
@@ -69,13 +69,14 @@ def polite_interrupt(reporter: Reporter) -> Iterator[Callable[[], bool]]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
-        reporter.message("stopping after this round; Ctrl-C again stops at once")
+        reporter.message("stopping after this round; a second signal (Ctrl-C) stops at once")
 
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set  # only the main thread can hear signals
         return
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -41,6 +41,7 @@ from fedsim.records import (
     read_rounds,
     read_text,
     read_yaml,
+    strict_json,
     summarise,
 )
 
@@ -157,11 +158,14 @@ class RunFolder:
         write_text(self.path / "STATUS", f"{status}\n")
 
     def _append(self, name: str, records: Iterable[Record]) -> None:
-        lines = []
-        for record in records:
-            lines.append(dumps(record) + "\n")
+        self._write(name, "".join(self._line(name, record) + "\n" for record in records))
+
+    def _line(self, name: str, record: Record) -> str:
+        try:
+            return strict_json(record)
+        except (TypeError, ValueError):  # NumPy's types; NaN and infinities
             self._note_not_finite(name, record)
-        self._write(name, "".join(lines))
+            return dumps(record)
 
     def _write(self, name: str, text: str) -> None:
         path = self.path / name

@@ -9,8 +9,8 @@ stop early); a test shows that both give the same weights.
 from __future__ import annotations
 
 import logging
-import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
@@ -22,6 +22,8 @@ from fedsim.checkpoint import Checkpoint, Checkpoints, restore_strategy
 from fedsim.data import partition
 from fedsim.engine.blocks import Report
 from fedsim.engine.grid import WorkerGrid
+from fedsim.engine.inline import InlineGrid
+from fedsim.engine.ray_grid import Launch, RayGrid
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Recipe
 from fedsim.errors import OutputError, RunError
@@ -68,11 +70,12 @@ def run(
         FedsimError: The run could not start or finish. Once the folder exists, it holds all
             rounds so far, the reason, and a summary.
     """
-    split = partition.make(scenario, scenario.seed)
-    strategy = build_strategy(scenario, split.num_clients)
-    folder = RunFolder.create(out, scenario, source)
-    recipe = Recipe(scenario, split.ownership, scenario.seed)
-    return _execute(Simulation(recipe, strategy, folder, reporter or Reporter()), None)
+    with launched(scenario) as launch:
+        split = partition.make(scenario, scenario.seed)
+        strategy = build_strategy(scenario, split.num_clients)
+        folder = RunFolder.create(out, scenario, source)
+        recipe = Recipe(scenario, split.ownership, scenario.seed)
+        return _execute(Simulation(recipe, strategy, folder, reporter or Reporter(), launch), None)
 
 
 def resume(path: Path, *, reporter: Reporter | None = None) -> Run:
@@ -87,11 +90,12 @@ def resume(path: Path, *, reporter: Reporter | None = None) -> Run:
     if found.status == "done":
         raise OutputError("is finished", where=str(path), hint="There is nothing to resume")
     saved = Checkpoints(path, scenario.checkpoint.keep).latest()
-    split = partition.make(scenario, scenario.seed)
-    strategy = build_strategy(scenario, split.num_clients)
-    folder = RunFolder.reopen(path, saved.server_round)
-    recipe = Recipe(scenario, split.ownership, scenario.seed)
-    return _execute(Simulation(recipe, strategy, folder, reporter or Reporter()), saved)
+    with launched(scenario) as launch:
+        split = partition.make(scenario, scenario.seed)
+        strategy = build_strategy(scenario, split.num_clients)
+        folder = RunFolder.reopen(path, saved.server_round)
+        recipe = Recipe(scenario, split.ownership, scenario.seed)
+        return _execute(Simulation(recipe, strategy, folder, reporter or Reporter(), launch), saved)
 
 
 def _execute(simulation: Simulation, saved: Checkpoint | None) -> Run:
@@ -116,7 +120,9 @@ class Simulation:
         strategy: Strategy,
         folder: RunFolder,
         reporter: Reporter,
+        launch: Launch | None,
     ) -> None:
+        self.launch = launch
         self.recipe, self.strategy = recipe, strategy
         self.folder, self.reporter = folder, reporter
         self.scenario = recipe.scenario
@@ -135,7 +141,7 @@ class Simulation:
             log.warning(warning)
         with (
             polite_interrupt(self.reporter) as asked_to_stop,
-            open_grid(self.recipe, self.reporter, self.checkpoints.clients_folder) as grid,
+            self.open_grid() as grid,
         ):
             name, mode = grid.facts["key_metric"]
             self.key_metric = (f"eval/{name}", mode)
@@ -151,6 +157,14 @@ class Simulation:
                     self.save(server_round, grid, arrays)
                 if stop:
                     raise KeyboardInterrupt
+
+    def open_grid(self) -> WorkerGrid:
+        """The grid that the scenario asks for, not yet entered."""
+        budget = int(self.scenario.engine.client_state_mb * 1e6)
+        states = ClientStates(self.checkpoints.clients_folder, budget)
+        if self.launch is None:
+            return InlineGrid(self.recipe, self.reporter.clients_done, states)
+        return RayGrid(self.recipe, self.launch, self.reporter.clients_done, states)
 
     def begin(self, grid: WorkerGrid, saved: Checkpoint | None) -> ArrayRecord:
         """Weights to start from: the initial ones, tested as round 0, or those of a checkpoint."""
@@ -265,17 +279,9 @@ class Simulation:
         self.folder.finish(summary, status)
 
 
-def open_grid(recipe: Recipe, reporter: Reporter, states: Path) -> WorkerGrid:
-    """The grid that the scenario asks for, not yet entered; client states may lie in ``states``."""
-    from fedsim.engine.inline import InlineGrid
-    from fedsim.engine.ray_grid import RayGrid
-
-    engine = recipe.scenario.engine
-    store = ClientStates(states, int(engine.client_state_mb * 1e6))
-    if engine.backend == "inline":
-        return InlineGrid(recipe, reporter.clients_done, store)
-    workers = os.cpu_count() or 1 if engine.workers == "auto" else engine.workers
-    return RayGrid(recipe, reporter.clients_done, store, num_workers=workers)
+def launched(scenario: Scenario) -> AbstractContextManager[Launch | None]:
+    """Worker processes that start at once, beside what follows; none for the inline backend."""
+    return Launch(scenario.engine) if scenario.engine.backend == "ray" else nullcontext()
 
 
 def build_strategy(scenario: Scenario, num_clients: int) -> Strategy:

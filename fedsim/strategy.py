@@ -147,7 +147,7 @@ class DeltaStrategy(Strategy):
 
     def _delta(self, content: RecordDict) -> Arrays:
         if DELTA in content.array_records:
-            return to_arrays(content.array_records[DELTA])
+            return to_arrays(content.array_records[DELTA], copy=False)
         return subtract(to_arrays(next(iter(content.array_records.values()))), self._weights)
 
 
@@ -180,26 +180,32 @@ class LiveArray(Array):
 
     def __init__(self, ndarray: NDArray[Any]) -> None:
         self.dtype, self.shape, self.stype = str(ndarray.dtype), ndarray.shape, "numpy.ndarray"
-        self._ndarray = ndarray
+        self.ndarray = ndarray
 
     @property
     def data(self) -> bytes:  # type: ignore[override]
         """The array in Flower's serialisation."""
-        return Array(self._ndarray).data
+        return Array(self.ndarray).data
 
     def numpy(self) -> NDArray[Any]:
         """A copy of the array, as Flower's own class gives."""
-        return self._ndarray.copy()
+        return self.ndarray.copy()
 
 
-def to_arrays(record: ArrayRecord) -> Arrays:
-    """Flower's record as plain arrays, in the record's order."""
-    return {name: array.numpy() for name, array in record.items()}
+def to_arrays(record: ArrayRecord, copy: bool = True) -> Arrays:
+    """Flower's record as plain arrays, in the record's order; without ``copy``, only to read."""
+    return {
+        name: array.ndarray if isinstance(array, LiveArray) and not copy else array.numpy()
+        for name, array in record.items()
+    }
 
 
 def to_record(arrays: Arrays) -> ArrayRecord:
     """Plain arrays as Flower's record."""
-    return ArrayRecord({name: LiveArray(np.asarray(x)) for name, x in arrays.items()})
+    record = ArrayRecord()  # its constructor would turn each array into bytes
+    for name, x in arrays.items():
+        record[name] = LiveArray(np.asarray(x))
+    return record
 
 
 def _messages(

@@ -201,9 +201,14 @@ class Task:
         """Within it, the model does not compute again what ``batch`` brings along."""
         return nullcontext() if self._prefix is None else self._prefix.answering(batch)
 
+    def set_training(self, training: bool) -> None:
+        """Training or evaluation mode; torch walks through all modules, so only for a change."""
+        if self.model.training != training:
+            self.model.train(training)
+
     def evaluate(self, data: Batch, batch_size: int) -> Totals:
         """Sums over all rows of ``data``, in a fixed order, in evaluation mode."""
-        self.model.eval()
+        self.set_training(False)
         totals: Totals = {}
         with torch.no_grad():
             for start in range(0, num_rows(data), batch_size):

@@ -133,3 +133,13 @@ def test_unknown_optimizers_and_their_options_are_refused():
         registry.build("clients", {"name": "sgd", "optimizer": "AdamWW"})
     with pytest.raises(PluginError, match="has no option 'momentun'"):
         registry.build("clients", {"name": "sgd", "optimizer_options": {"momentun": 0.9}})
+
+
+def test_plain_sgd_has_the_bits_of_torchs():
+    plain = train(worker(client={"name": "sgd", "learning_rate": 0.3}), 1).mean
+    options = {"weight_decay": 0.0, "momentum": 0.0}
+    torchs = train(
+        worker(client={"name": "sgd", "learning_rate": 0.3, "optimizer_options": options}), 1
+    ).mean
+    for key in plain:
+        np.testing.assert_array_equal(plain[key], torchs[key])

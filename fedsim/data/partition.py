@@ -27,6 +27,8 @@ from fedsim.seeds import Seeds
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from fedsim.data.owned import Table
+
 __all__ = ["Ownership", "Ragged", "Split", "available", "bind", "check", "find", "make"]
 
 Part = Literal["train", "test"]
@@ -135,7 +137,13 @@ class Split:
 
     def client_rows(self, client: int, part: Part = "train") -> Dataset:
         """The rows of a client."""
-        return self.rows.train.select(self.client_indices(client, part))
+        return self._table.pick(self.client_indices(client, part))
+
+    @cached_property
+    def _table(self) -> Table:
+        from fedsim.data.owned import Table
+
+        return Table(self.rows.train)
 
     def num_examples(self, client: int, part: Part = "train") -> int:
         """How many rows a client has."""

@@ -25,6 +25,8 @@ from fedsim.strategy import ARRAYS, DELTA, METRICS, NUM_EXAMPLES, to_arrays, to_
 from fedsim.task import merge_totals
 
 log = logging.getLogger("fedsim.clients")
+CALL_S = 0.05
+"""Blocks go to a worker together as long as they take no more than this, by the last pace."""
 TEST_SHARD_ROWS = 256
 """The global test set is tested in fixed shards of about this many rows."""
 
@@ -57,6 +59,7 @@ class WorkerGrid(Grid):
 
     reduce = False
     deltas = False
+    num_workers = 1
 
     def __init__(
         self,
@@ -75,6 +78,7 @@ class WorkerGrid(Grid):
         self.states = states or ClientStates()
         self._retried = 0
         self._broadcasts = 0
+        self._client_s: dict[str, float] = {}
 
     # -- what a backend provides ---------------------------------------------------------------
 
@@ -183,7 +187,7 @@ class WorkerGrid(Grid):
         return list(by_records.values())
 
     def _encode(self, record: ArrayRecord) -> tuple[Broadcast, Arrays]:
-        arrays = conform(to_arrays(record), self.facts["arrays"])
+        arrays = conform(to_arrays(record, copy=False), self.facts["arrays"])
         payload = self.codecs.down.encode(arrays, {})
         self._broadcasts += 1
         data = np.frombuffer(payload.data, dtype=np.uint8)
@@ -191,19 +195,32 @@ class WorkerGrid(Grid):
         return broadcast, self.codecs.down.decode(payload, arrays)
 
     def _replies(self, groups: list[_Group]) -> Iterator[Message]:
-        blocks: list[tuple[_Group, Block]] = []
-        calls: dict[str, list[tuple[Any, ...]]] = {}
+        bundles: list[tuple[_Group, Sequence[Block]]] = []
+        calls = []
         for group in groups:
             handle = self.share(group.broadcast)
-            for clients in cut(list(group.messages)):
-                block = self._block(group, clients)
-                blocks.append((group, block))
-                calls.setdefault(group.kind, []).append((block, handle))
-        streams = {kind: self.map(kind, work) for kind, work in calls.items()}
-        for group, block in blocks:
-            result: BlockResult = next(streams[group.kind])
-            self._take(block, result)
-            yield from self._answers(group, block, result)
+            for blocks in self._bundles(group):
+                bundles.append((group, blocks))
+                calls.append((blocks, group.kind, handle))
+        stream = self.map("work", calls)
+        for group, blocks in bundles:
+            results: list[BlockResult] = next(stream)
+            self._note_pace(group.kind, results)
+            for block, result in zip(blocks, results, strict=True):
+                self._take(block, result)
+                yield from self._answers(group, block, result)
+
+    def _bundles(self, group: _Group) -> list[Sequence[Block]]:
+        """The group's blocks, several in a call where they are quick; no result depends on it."""
+        blocks = [self._block(group, clients) for clients in cut(list(group.messages))]
+        block_s = self._client_s.get(group.kind, CALL_S) * len(group.messages) / len(blocks)
+        share = -(-len(blocks) // self.num_workers)
+        size = max(1, min(share, int(CALL_S / max(block_s, 1e-9))))
+        return [blocks[i : i + size] for i in range(0, len(blocks), size)]
+
+    def _note_pace(self, kind: str, results: list[BlockResult]) -> None:
+        seconds = [report.wall_s for result in results for report in result.reports]
+        self._client_s[kind] = sum(seconds) / len(seconds)
 
     def _block(self, group: _Group, clients: Sequence[int]) -> Block:
         return Block(

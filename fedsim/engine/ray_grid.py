@@ -10,6 +10,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 from fedsim.engine.blocks import Block
@@ -17,6 +18,7 @@ from fedsim.engine.grid import WorkerGrid
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Recipe
 from fedsim.errors import FedsimError, RunError
+from fedsim.scenario import EngineSection
 
 log = logging.getLogger("fedsim")
 MAX_RESTARTS = 100
@@ -26,39 +28,62 @@ MAX_RETRIES = 5
 MEMORY_HINT = "Was it out of memory? Fewer workers (engine.workers) need less"
 
 
+class Launch:
+    """Ray and its worker processes, started in a thread: seconds in which the driver loads data.
+
+    A context; leaving it ends Ray.
+    """
+
+    def __init__(self, engine: EngineSection) -> None:
+        self.num_workers = os.cpu_count() or 1 if engine.workers == "auto" else engine.workers
+        self._pool = ThreadPoolExecutor(1)
+        self._actors = self._pool.submit(_start_actors, engine.address, self.num_workers)
+
+    def actors(self) -> list[Any]:
+        """The worker processes, as soon as they exist.
+
+        Raises:
+            RunError: Ray did not start, or the cluster is too small.
+        """
+        return list(self._actors.result())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._pool.shutdown()
+        if self._actors.exception() is None:
+            import ray
+
+            ray.shutdown()
+
+
 class RayGrid(WorkerGrid):
-    """Runs blocks on ``num_workers`` Ray actors."""
+    """Runs blocks on the Ray actors of a launch."""
 
     def __init__(
         self,
         recipe: Recipe,
+        launch: Launch,
         on_reply: Callable[[int], None] = lambda n: None,
         states: ClientStates | None = None,
-        *,
-        num_workers: int,
     ) -> None:
         super().__init__(recipe, on_reply, states)
-        self.num_workers = num_workers
+        self.launch = launch
+        self.num_workers = launch.num_workers
 
     def __enter__(self) -> Self:
-        ray = _start(self.recipe.scenario.engine.address, self.num_workers)
-        try:
-            self._recipe = ray.put(self.recipe)  # held, so that restarted actors can read it
-            actor = ray.remote(num_cpus=1, max_restarts=MAX_RESTARTS)(_Actor)
-            self._idle = [actor.remote(sys.path) for _ in range(self.num_workers)]
-            self._recovering: dict[Any, Any] = {}
-            built = [self._build(actor) for actor in self._idle]
-            self.facts, *_ = [_result(ref) for ref in built]
-        except BaseException:
-            self.__exit__()
-            raise
+        import ray
+
+        self._idle = self.launch.actors()
+        self._recovering: dict[Any, Any] = {}
+        self._recipe = ray.put(self.recipe)  # held, so that restarted actors can read it
+        built = [self._build(actor) for actor in self._idle]
+        self.facts, *_ = [_result(ref) for ref in built]
         return self
 
     def __exit__(self, *exc: object) -> None:
-        import ray
-
         self._idle, self._recovering = [], {}
-        ray.shutdown()
 
     def share(self, value: Any) -> Any:
         """Put the value into the object store once; arrays in it are read without a copy."""
@@ -67,7 +92,7 @@ class RayGrid(WorkerGrid):
         return ray.put(value)
 
     def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-        """Keep every actor busy with one call; yield results in the order of the calls.
+        """Keep every actor busy; yield results in the order of the calls.
 
         A call whose actor dies is made again on another one: it depends on its arguments alone, so
         the answer is the same.
@@ -81,9 +106,8 @@ class RayGrid(WorkerGrid):
         done: dict[int, Any] = {}
         for wanted in range(len(calls)):
             while wanted not in done:
-                while waiting and self._idle:
+                while waiting and (actor := self._free_actor(running, len(waiting))):
                     index, arguments = waiting.pop()
-                    actor = self._idle.pop()
                     running[actor.call.remote(method, *arguments)] = (index, actor)
                 ref = self._next([*running, *self._recovering])
                 if ref in self._recovering:
@@ -92,13 +116,31 @@ class RayGrid(WorkerGrid):
                 index, actor = running.pop(ref)
                 try:
                     done[index] = _result(ref)
-                    self._idle.append(actor)
+                    if not self._recovers(actor) and not _calls(running, actor):
+                        self._idle.append(actor)
                 except _WorkerDied as death:
                     deaths[index] += 1
                     self._count_retry(calls[index], deaths[index], death)
                     waiting.append((index, calls[index]))
-                    self._recovering[self._build(actor)] = actor
+                    if not self._recovers(actor):
+                        self._recovering[self._build(actor)] = actor
             yield done.pop(wanted)
+
+    def _free_actor(self, running: dict[Any, tuple[int, Any]], waiting: int) -> Any:
+        """An actor for the next call, if one may have it.
+
+        While more calls wait than there are actors, each has a second one in its queue, so that it
+        need not wait for this process between two; the last calls go to whoever is idle.
+        """
+        if self._idle:
+            return self._idle.pop()
+        if waiting <= self.num_workers:
+            return None
+        actors = (actor for _, actor in running.values())
+        return next((a for a in actors if _calls(running, a) == 1 and not self._recovers(a)), None)
+
+    def _recovers(self, actor: Any) -> bool:
+        return any(actor is other for other in self._recovering.values())
 
     def _build(self, actor: Any) -> Any:
         """Let an actor build its worker, however often Ray has to start it for that."""
@@ -122,8 +164,8 @@ class RayGrid(WorkerGrid):
             log.warning("a worker is gone for good: %s", death)
 
     def _count_retry(self, arguments: tuple[Any, ...], deaths: int, death: Exception) -> None:
-        block = arguments[0]
-        clients = len(block.clients) if isinstance(block, Block) else 0
+        blocks = arguments[0] if isinstance(arguments[0], list) else []
+        clients = sum(len(b.clients) for b in blocks if isinstance(b, Block))
         if deaths > MAX_RETRIES:
             raise RunError(
                 f"the same work ended {deaths} worker processes: {death}", hint=MEMORY_HINT
@@ -137,7 +179,9 @@ class _Actor:
 
     def __init__(self, path: list[str]) -> None:
         sys.path[:] = path  # user code beside the scenario is importable here too
-        import fedsim.engine.worker  # noqa: F401  (torch loads while the driver does other things)
+        # Heavy libraries load while the driver does other things.
+        import fedsim.data.owned
+        import fedsim.engine.worker  # noqa: F401
 
     def build(self, recipe: Recipe) -> dict[str, Any]:
         """Build the worker and tell about it."""
@@ -149,6 +193,11 @@ class _Actor:
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the worker."""
         return getattr(self.worker, method)(*arguments)
+
+
+def _calls(running: dict[Any, tuple[int, Any]], actor: Any) -> int:
+    """How many calls an actor has."""
+    return sum(actor is other for _, other in running.values())
 
 
 class _WorkerDied(Exception):
@@ -169,6 +218,12 @@ def _result(ref: Any) -> Any:
         raise _WorkerDied(str(error).splitlines()[0]) from None
 
 
+def _start_actors(address: str, num_workers: int) -> list[Any]:
+    ray = _start(address, num_workers)
+    actor = ray.remote(num_cpus=1, max_restarts=MAX_RESTARTS)(_Actor)
+    return [actor.remote(sys.path) for _ in range(num_workers)]
+
+
 def _start(address: str, num_workers: int) -> Any:
     """Start Ray on the loopback interface with a token, or join a cluster."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -177,6 +232,7 @@ def _start(address: str, num_workers: int) -> Any:
         _lock_up()
     import ray
 
+    logging.getLogger("ray").setLevel(logging.ERROR)
     local: dict[str, Any] = {"num_cpus": num_workers, "include_dashboard": False}
     try:
         ray.init(

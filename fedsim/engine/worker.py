@@ -8,10 +8,10 @@ from __future__ import annotations
 import resource
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -63,6 +63,12 @@ class Worker:
             "num_trainable": sum(x.size for x in self.like.values()),
             "key_metric": self.task.objective.key_metric,
         }
+
+    def work(
+        self, blocks: Sequence[Block], kind: Literal["train", "evaluate"], broadcast: Broadcast
+    ) -> list[BlockResult]:
+        """Work through blocks, one after the other."""
+        return [getattr(self, kind)(block, broadcast) for block in blocks]
 
     def train(self, block: Block, broadcast: Broadcast) -> BlockResult:
         """Train every client of the block; a client that fails becomes a failed report."""

@@ -15,6 +15,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedsim.data.owned import OwnedRows
 from fedsim.errors import DataError, did_you_mean
 from fedsim.models import load
 from fedsim.scenario import ModelSection
@@ -60,14 +61,14 @@ class ImageClassification(Objective):
         """``images`` float32 (rows, channels, height, width) and ``labels`` int64 (rows,)."""
         images = _to_tensor(column(rows, self.image_column, "image_column"))
         if _is_8_bit(rows.features[self.image_column]):
-            images = images / 255
+            images.div_(255)
         if self.image_size:
             size = (self.image_size, self.image_size)
             images = functional.interpolate(images, size, mode="bilinear", align_corners=False)
         if self.mean:
-            images = images - torch.tensor(self.mean).view(1, -1, 1, 1)
+            images.sub_(torch.tensor(self.mean).view(1, -1, 1, 1))
         if self.std:
-            images = images / torch.tensor(self.std).view(1, -1, 1, 1)
+            images.div_(torch.tensor(self.std).view(1, -1, 1, 1))
         labels = np.asarray(column(rows, self.label_column, "label_column"), dtype=np.int64)
         return {"images": images.contiguous(), "labels": torch.from_numpy(labels)}
 
@@ -119,7 +120,8 @@ def column(rows: Dataset, name: str, option: str) -> Any:
             hint=did_you_mean(name, rows.column_names),
             allowed=f"Columns: {', '.join(rows.column_names)}",
         )
-    return rows.with_format("numpy")[name][:]
+    fast = rows.array(name) if isinstance(rows, OwnedRows) else None
+    return rows.with_format("numpy")[name][:] if fast is None else fast
 
 
 def _is_8_bit(feature: Any) -> bool:
@@ -131,8 +133,10 @@ def _is_8_bit(feature: Any) -> bool:
 
 
 def _to_tensor(images: Any) -> Tensor:
-    """Images as float32 (rows, channels, height, width)."""
-    tensor = torch.from_numpy(np.stack([np.asarray(x, dtype=np.float32) for x in images]))
+    """Images as float32 (rows, channels, height, width), in memory of their own."""
+    if not isinstance(images, np.ndarray) or images.dtype == object:
+        images = np.stack([np.asarray(x, dtype=np.float32) for x in images])
+    tensor = torch.from_numpy(images.astype(np.float32))
     if tensor.ndim == 3:
         return tensor.unsqueeze(1)
     if tensor.shape[-1] in (1, 3, 4) and tensor.shape[1] not in (1, 3, 4):

@@ -13,6 +13,7 @@ from fedsim.client import Client, ClientMethod, Update
 from fedsim.models import load
 from fedsim.scenario import ModelSection
 from fedsim.task import Batch
+from fedsim.tasks.image_classification import column
 from fedsim.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class TokenClassification(TextClassification):
 
     def encode(self, rows: Dataset) -> Batch:
         """No tokenizer, no padding."""
-        ids = torch.from_numpy(np.asarray(rows.with_format("numpy")["input_ids"][:]))
+        ids = torch.from_numpy(np.asarray(column(rows, "input_ids", "text_column")))
         labels = torch.tensor(rows["label"][:])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
 
