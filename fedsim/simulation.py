@@ -162,6 +162,7 @@ class Simulation:
         self.ledger.restore(saved.ledger)
         grid.states.restore(saved.clients)
         restore_strategy(self.strategy, saved.strategy)
+        self.weights = conform(saved.weights, grid.facts["arrays"])  # no round may be left
         return to_record(saved.weights)
 
     def save(self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord) -> None:
