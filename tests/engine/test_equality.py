@@ -10,6 +10,7 @@ import pytest
 from fedsim import simulation
 from fedsim.engine.inline import InlineGrid
 from fedsim.engine.ray_grid import RayGrid
+from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Worker
 from tests.engine.runs import MISBEHAVE, STOCK, outcome, recipe
 from tests.problems import tiny
@@ -60,7 +61,9 @@ def check_all(grid, expected, out):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKENDS)
 def test_any_number_of_workers_gives_the_bits_of_one_process(tmp_path, expected, name):
-    with RayGrid(recipe(scenario()), num_workers=BACKENDS[name]) as grid:
+    with RayGrid(
+        recipe(scenario()), states=ClientStates(tmp_path), num_workers=BACKENDS[name]
+    ) as grid:
         check_all(grid, expected, tmp_path)
 
 
@@ -80,21 +83,18 @@ def two_nodes() -> Iterator[str]:
 
 @pytest.mark.slow
 def test_two_nodes_give_the_bits_of_one_process(tmp_path, expected):
-    import ray
-
-    with (
-        two_nodes() as address,
-        RayGrid(recipe(scenario(address=address)), num_workers=2) as grid,
-    ):
-        places = {actor["NodeID"] for actor in _actors_of(ray)}
-        assert len(places) == 2, "one worker on each node"
-        check_all(grid, expected, tmp_path)
+    with two_nodes() as address:
+        there = recipe(scenario(address=address))
+        with RayGrid(there, states=ClientStates(tmp_path), num_workers=2) as grid:
+            assert len(places_of_actors()) == 2, "one worker on each node"
+            check_all(grid, expected, tmp_path)
 
 
-def _actors_of(ray) -> list[dict[str, Any]]:
+def places_of_actors() -> set[str]:
+    """The nodes on which Ray's living actors are."""
     from ray._private.state import actors
 
-    return [a["Address"] for a in actors().values() if a["State"] == "ALIVE"]
+    return {a["Address"]["NodeID"] for a in actors().values() if a["State"] == "ALIVE"}
 
 
 class UnorderedGrid(InlineGrid):
@@ -118,6 +118,6 @@ class UnorderedGrid(InlineGrid):
 
 
 def test_neither_worker_nor_order_matters(tmp_path, expected):
-    with UnorderedGrid(recipe(scenario())) as grid:
+    with UnorderedGrid(recipe(scenario()), states=ClientStates(tmp_path)) as grid:
         check_all(grid, expected, tmp_path)
         assert {w._received[0] for w in grid.workers} != {""}, "every worker had work"
