@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
@@ -86,7 +87,8 @@ def resume(path: Path, *, reporter: Reporter | None = None) -> Run:
     scenario = load(path / "resolved.yaml")
     if found.status == "done":
         raise OutputError("is finished", where=str(path), hint="There is nothing to resume")
-    saved = Checkpoints(path, scenario.checkpoint.keep).latest()
+    with recorded(RunFolder(path), reporter or Reporter()):
+        saved = Checkpoints(path, scenario.checkpoint.keep).latest()
     split = partition.make(scenario, scenario.seed)
     strategy = build_strategy(scenario, split.num_clients)
     folder = RunFolder.reopen(path, saved.server_round)
@@ -98,13 +100,26 @@ def _execute(simulation: Simulation, saved: Checkpoint | None) -> Run:
     with recorded(simulation.folder, simulation.reporter):
         try:
             simulation.run(saved)
+            simulation.finish(None)
         except BaseException as error:
-            simulation.finish(error)
-            raise
+            reason = _stopped(error)
+            with suppress(OutputError):  # the disk may be what is wrong
+                simulation.finish(reason)
+            raise reason from error.__cause__
         finally:
             simulation.reporter.stop()
-    simulation.finish(None)
     return Run.open(simulation.folder.path)
+
+
+def _stopped(error: BaseException) -> BaseException:
+    """A file that cannot be written is no longer the user's option once the run has begun."""
+    if not isinstance(error, OutputError):
+        return error
+    return RunError(
+        error.what,
+        where=error.where,
+        hint="What was written before is whole: once there is room, try `fedsim resume` on the run",
+    )
 
 
 class Simulation:
@@ -142,7 +157,8 @@ class Simulation:
             self.reporter.message(describe(grid))
             connect(grid, self.strategy)
             arrays = self.begin(grid, saved)
-            for server_round in range(len(self.records), scenario.num_rounds + 1):
+            first = saved.server_round + 1 if saved else 1
+            for server_round in range(first, scenario.num_rounds + 1):
                 start = time.perf_counter()
                 arrays, record = self.round(server_round, grid, arrays)
                 self.write(record, grid, arrays, start)
@@ -262,7 +278,8 @@ class Simulation:
         )
         status = "done" if error is None else "interrupted" if interrupted else "failed"
         if error is not None:
-            self.folder.event("ERROR", reason)
+            with suppress(OutputError):
+                self.folder.event("ERROR", reason)
         self.folder.finish(summary, status)
 
 
