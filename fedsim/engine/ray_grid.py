@@ -61,10 +61,17 @@ class RayGrid(WorkerGrid):
         ray.shutdown()
 
     def share(self, value: Any) -> Any:
-        """Put the value into the object store once; arrays in it are read without a copy."""
+        """Put the value into the object store once; arrays in it are read without a copy.
+
+        Raises:
+            RunError: The store has no room, in memory or on its disk.
+        """
         import ray
 
-        return ray.put(value)
+        try:
+            return ray.put(value)
+        except ray.exceptions.RayError as error:
+            raise RunError(f"Ray cannot keep a broadcast: {error}", hint=MEMORY_HINT) from error
 
     def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
         """Keep every actor busy with one call; yield results in the order of the calls.
@@ -139,20 +146,38 @@ class _Actor:
         sys.path[:] = path  # user code beside the scenario is importable here too
         import fedsim.engine.worker  # noqa: F401  (torch loads while the driver does other things)
 
+        self.worker: Any = None
+
     def build(self, recipe: Recipe) -> dict[str, Any]:
         """Build the worker and tell about it."""
         from fedsim.engine.worker import Worker
 
-        self.worker = Worker(recipe)
-        return self.worker.facts()
+        worker = Worker(recipe)
+        self.worker = worker
+        return worker.facts()
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the worker."""
+        if self.worker is None:
+            raise _WorkerDied("it died between two calls, and Ray has started it again")
         return getattr(self.worker, method)(*arguments)
 
 
 class _WorkerDied(Exception):
     """The process behind a call ended."""
+
+
+def _deaths() -> tuple[type[Exception], ...]:
+    """What Ray raises for a call whose process or node ended."""
+    from ray import exceptions as ray
+
+    return (
+        ray.RayActorError,
+        ray.ObjectLostError,
+        ray.NodeDiedError,
+        ray.OutOfMemoryError,
+        ray.WorkerCrashedError,
+    )
 
 
 def _result(ref: Any) -> Any:
@@ -162,11 +187,13 @@ def _result(ref: Any) -> Any:
     try:
         return ray.get(ref)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, FedsimError):
+        if isinstance(error.cause, FedsimError | _WorkerDied):
             raise error.cause from None
         raise
-    except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+    except _deaths() as error:
         raise _WorkerDied(str(error).splitlines()[0]) from None
+    except ray.exceptions.RayError as error:
+        raise RunError(f"Ray failed: {error}") from error
 
 
 def _start(address: str, num_workers: int) -> Any:
