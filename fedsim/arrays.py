@@ -85,6 +85,22 @@ def non_finite(arrays: Mapping[str, NDArray[Any]]) -> str:
     return next((name for name, x in arrays.items() if not np.isfinite(x).all()), "")
 
 
+def misfit(arrays: Mapping[str, Any], like: Mapping[str, NDArray[Any]]) -> str:
+    """In words, the first way in which names, shapes or dtypes differ; empty where they do not.
+
+    >>> misfit({"w": np.zeros(2)}, {"w": np.zeros(3)})
+    'w is float64 (2,), not float64 (3,)'
+    """
+    if arrays.keys() != like.keys():
+        return f"array names differ: {sorted(set(arrays) ^ set(like))[:3]}"
+    for name, x in arrays.items():
+        if not isinstance(x, np.ndarray):
+            return f"{name} is a {type(x).__name__}, not an array"
+        if x.shape != like[name].shape or x.dtype != like[name].dtype:
+            return f"{name} is {x.dtype} {x.shape}, not {like[name].dtype} {like[name].shape}"
+    return ""
+
+
 def layout_digest(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """Four bytes that identify names, dtypes and shapes (not values)."""
     text = "\n".join(f"{name} {x.dtype.str} {x.shape}" for name, x in arrays.items())

@@ -47,7 +47,7 @@ class Checkpoints:
     def __init__(self, run: Path, keep: int) -> None:
         self.folder = run / "checkpoints"
         self.keep = keep
-        self._versions: list[Versions] = []
+        self._versions: dict[Path, Versions] = {}
 
     @property
     def clients_folder(self) -> Path:
@@ -76,11 +76,13 @@ class Checkpoints:
             "ledger": dict(ledger),
             "clients": pack_versions(versions),
         }
-        trees.save(self.folder / f"round-{server_round:06d}.safetensors", content)
+        path = self.folder / f"round-{server_round:06d}.safetensors"
+        trees.save(path, content)
+        self._versions[path] = versions
         for old in self._files()[: -self.keep]:
             old.unlink(missing_ok=True)
-        self._versions = [*self._versions, versions][-self.keep :]
-        states.drop_except(self._versions)
+        self._versions = {kept: self._versions_of(kept) for kept in self._files()}
+        states.drop_except(list(self._versions.values()))
 
     def latest(self) -> Checkpoint:
         """The newest checkpoint that is whole.
@@ -90,7 +92,9 @@ class Checkpoints:
         """
         for path in reversed(self._files()):
             try:
-                return _read(path)
+                saved = _read(path)
+                ClientStates(self.clients_folder).check(saved.clients)
+                return saved
             except PayloadError as error:
                 log.warning("%s; the checkpoint before it is used", error)
         raise OutputError(
@@ -99,21 +103,32 @@ class Checkpoints:
             hint="Run the scenario again; checkpoint.every sets how often one is written",
         )
 
+    def _versions_of(self, path: Path) -> Versions:
+        """The client states of a checkpoint; one from before a resume is read again."""
+        try:
+            return self._versions[path] if path in self._versions else _read(path).clients
+        except PayloadError:
+            return {}  # it was altered, and nobody will resume from it
+
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("round-*.safetensors"))
 
 
 def _read(path: Path) -> Checkpoint:
     content = trees.load(path)
-    if content.get("format") != FORMAT:
-        raise PayloadError(f"is of format {content.get('format')}, not {FORMAT}", where=str(path))
-    return Checkpoint(
-        server_round=content["round"],
-        weights=content["weights"],
-        strategy=content["strategy"],
-        ledger=content["ledger"],
-        clients=unpack_versions(content["clients"]),
-    )
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise PayloadError(f"is of format {found!r:.40}, not {FORMAT}", where=str(path))
+    try:
+        return Checkpoint(
+            server_round=int(content["round"]),
+            weights=dict(content["weights"]),
+            strategy=dict(content["strategy"]),
+            ledger=dict(content["ledger"]),
+            clients=unpack_versions(content["clients"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PayloadError(f"lacks a part: {error!r}", where=str(path)) from None
 
 
 def strategy_state(strategy: Strategy) -> dict[str, Any]:

@@ -122,9 +122,11 @@ class RunFolder:
         """
         folder = cls(path)
         for name in ("rounds.jsonl", "clients.jsonl"):
-            kept = [r for r in read_lines(path / name, []) if r["round"] <= last_round]
+            kept = [r for r in read_rounds(path / name, []) if r["round"] <= last_round]
             write_text(path / name, "".join(f"{dumps(record)}\n" for record in kept))
         (path / "summary.json").unlink(missing_ok=True)
+        for torn in (*path.glob(".*.tmp"), *path.glob("checkpoints/.*.tmp")):
+            torn.unlink(missing_ok=True)  # its writer was killed
         write_text(path / "STATUS", "running\n")
         folder.event("INFO", f"resumed after round {last_round}")
         return folder

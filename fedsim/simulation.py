@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
@@ -89,7 +89,8 @@ def resume(path: Path, *, reporter: Reporter | None = None) -> Run:
     scenario = load(path / "resolved.yaml")
     if found.status == "done":
         raise OutputError("is finished", where=str(path), hint="There is nothing to resume")
-    saved = Checkpoints(path, scenario.checkpoint.keep).latest()
+    with recorded(RunFolder(path), reporter or Reporter()):
+        saved = Checkpoints(path, scenario.checkpoint.keep).latest()
     with launched(scenario) as launch:
         split = partition.make(scenario, scenario.seed)
         strategy = build_strategy(scenario, split.num_clients)
@@ -102,13 +103,26 @@ def _execute(simulation: Simulation, saved: Checkpoint | None) -> Run:
     with recorded(simulation.folder, simulation.reporter):
         try:
             simulation.run(saved)
+            simulation.finish(None)
         except BaseException as error:
-            simulation.finish(error)
-            raise
+            reason = _stopped(error)
+            with suppress(OutputError):  # the disk may be what is wrong
+                simulation.finish(reason)
+            raise reason from error.__cause__
         finally:
             simulation.reporter.stop()
-    simulation.finish(None)
     return Run.open(simulation.folder.path)
+
+
+def _stopped(error: BaseException) -> BaseException:
+    """A file that cannot be written is no longer the user's option once the run has begun."""
+    if not isinstance(error, OutputError):
+        return error
+    return RunError(
+        error.what,
+        where=error.where,
+        hint="What was written before is whole: once there is room, try `fedsim resume` on the run",
+    )
 
 
 class Simulation:
@@ -141,14 +155,15 @@ class Simulation:
             log.warning(warning)
         with (
             polite_interrupt(self.reporter) as asked_to_stop,
-            self.open_grid() as grid,
+            open_grid(self.recipe, self.launch, self.reporter, self.checkpoints) as grid,
         ):
             name, mode = grid.facts["key_metric"]
             self.key_metric = (f"eval/{name}", mode)
             self.reporter.message(describe(grid))
             connect(grid, self.strategy)
             arrays = self.begin(grid, saved)
-            for server_round in range(len(self.records), scenario.num_rounds + 1):
+            first = saved.server_round + 1 if saved else 1
+            for server_round in range(first, scenario.num_rounds + 1):
                 start = time.perf_counter()
                 arrays, record = self.round(server_round, grid, arrays)
                 self.write(record, grid, arrays, start)
@@ -157,14 +172,6 @@ class Simulation:
                     self.save(server_round, grid, arrays)
                 if stop:
                     raise KeyboardInterrupt
-
-    def open_grid(self) -> WorkerGrid:
-        """The grid that the scenario asks for, not yet entered."""
-        budget = int(self.scenario.engine.client_state_mb * 1e6)
-        states = ClientStates(self.checkpoints.clients_folder, budget)
-        if self.launch is None:
-            return InlineGrid(self.recipe, self.reporter.clients_done, states)
-        return RayGrid(self.recipe, self.launch, self.reporter.clients_done, states)
 
     def begin(self, grid: WorkerGrid, saved: Checkpoint | None) -> ArrayRecord:
         """Weights to start from: the initial ones, tested as round 0, or those of a checkpoint."""
@@ -176,6 +183,7 @@ class Simulation:
         self.ledger.restore(saved.ledger)
         grid.states.restore(saved.clients)
         restore_strategy(self.strategy, saved.strategy)
+        self.weights = conform(saved.weights, grid.facts["arrays"])  # no round may be left
         return to_record(saved.weights)
 
     def save(self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord) -> None:
@@ -275,13 +283,25 @@ class Simulation:
         )
         status = "done" if error is None else "interrupted" if interrupted else "failed"
         if error is not None:
-            self.folder.event("ERROR", reason)
+            with suppress(OutputError):
+                self.folder.event("ERROR", reason)
         self.folder.finish(summary, status)
 
 
 def launched(scenario: Scenario) -> AbstractContextManager[Launch | None]:
     """Worker processes that start at once, beside what follows; none for the inline backend."""
     return Launch(scenario.engine) if scenario.engine.backend == "ray" else nullcontext()
+
+
+def open_grid(
+    recipe: Recipe, launch: Launch | None, reporter: Reporter, checkpoints: Checkpoints
+) -> WorkerGrid:
+    """The grid on what was launched, or in this process; not yet entered."""
+    budget = int(recipe.scenario.engine.client_state_mb * 1e6)
+    states = ClientStates(checkpoints.clients_folder, budget)
+    if launch is None:
+        return InlineGrid(recipe, reporter.clients_done, states)
+    return RayGrid(recipe, launch, reporter.clients_done, states)
 
 
 def build_strategy(scenario: Scenario, num_clients: int) -> Strategy:

@@ -152,22 +152,28 @@ class DeltaStrategy(Strategy):
 
 
 class WeightedMetrics:
-    """Streaming weighted mean of the numbers in metric records."""
+    """Streaming weighted mean of the numbers in metric records.
+
+    What only some records hold is left out: its mean would pass for one over all of them.
+    """
 
     def __init__(self) -> None:
         self.weight = 0.0
         self._sums: dict[str, float] = {}
+        self._weights: dict[str, float] = {}
 
     def update(self, metrics: MetricRecord, weight: float) -> None:
         """Add one record of the given weight."""
         for name, value in metrics.items():
             if name != NUM_EXAMPLES and not isinstance(value, list):
                 self._sums[name] = self._sums.get(name, 0.0) + weight * value
+                self._weights[name] = self._weights.get(name, 0.0) + weight
         self.weight += weight
 
     def result(self) -> MetricRecord:
         """The means; requires a positive total weight."""
-        return MetricRecord({name: s / self.weight for name, s in self._sums.items()})
+        common = [name for name in self._sums if self._weights[name] == self.weight]
+        return MetricRecord({name: self._sums[name] / self.weight for name in common})
 
 
 def is_additive(strategy: Strategy) -> bool:

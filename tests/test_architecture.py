@@ -124,7 +124,7 @@ def test_only_the_task_knows_the_model_libraries():
 
 
 def test_files_and_functions_stay_readable():
-    for path in [*OWN, *(ROOT / "tests").glob("*.py")]:
+    for path in [*OWN, *(ROOT / "tests").rglob("*.py")]:
         text = path.read_text(encoding="utf-8")
         assert len(text.splitlines()) <= 400, path
         for node in ast.walk(ast.parse(text)):

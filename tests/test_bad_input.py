@@ -175,7 +175,7 @@ def read_only_run() -> Run:
 
 
 def misbehaving(fault: str, victims: str) -> str:
-    name = '"tests.clients_that_misbehave:Faulty"'
+    name = '"tests.engine.clients_that_misbehave:Faulty"'
     return changed("name: sgd", f"name: {name}\n  fault: {fault}\n  victims: {victims}")
 
 

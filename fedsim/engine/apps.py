@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import ConfigRecord, Context, Message, Metadata, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsim.arrays import Arrays, add, subtract
+from fedsim.arrays import Arrays, add, misfit, subtract
 from fedsim.client import ClientMethod, Update
 from fedsim.engine.blocks import Block, ClientState
 from fedsim.errors import ClientError
@@ -48,10 +48,10 @@ def run_app(
             "the app's reply must hold one ArrayRecord and one MetricRecord with 'num-examples'"
         )
     arrays = to_arrays(records[0])
-    if arrays.keys() != received.keys():
-        raise ClientError("the app's reply has other array names than the model")
+    if difference := misfit(arrays, received):  # before the subtraction, which would broadcast
+        raise ClientError(f"the app's reply does not fit the model: {difference}")
     numbers: dict[str, Any] = {k: v for k, v in metrics[0].items() if not isinstance(v, list)}
-    num_examples = int(numbers.pop(NUM_EXAMPLES))
+    num_examples = numbers.pop(NUM_EXAMPLES, None)
     return Update(subtract(arrays, received), num_examples, numbers), context.state
 
 

@@ -20,7 +20,8 @@ from fedsim.arrays import Arrays, add, conform
 from fedsim.codec import Payload
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report, cut
 from fedsim.engine.states import ClientStates
-from fedsim.engine.worker import Codecs, Recipe, build_codecs
+from fedsim.engine.worker import Codecs, Recipe, build_codecs, decode_update
+from fedsim.errors import PayloadError
 from fedsim.strategy import ARRAYS, DELTA, METRICS, NUM_EXAMPLES, to_arrays, to_record
 from fedsim.task import merge_totals
 
@@ -132,7 +133,7 @@ class WorkerGrid(Grid):
         Replies with deltas stream; stock strategies go over theirs several times and get a list.
         """
         groups = self._group(sorted(messages, key=lambda m: m.metadata.dst_node_id))
-        return self._replies(groups) if self.deltas else list(self._replies(groups))
+        return self._replies(groups) if self.deltas else _alike(list(self._replies(groups)))
 
     def get_node_ids(self) -> Sequence[int]:
         """The clients, as a range: nothing is listed."""
@@ -256,8 +257,21 @@ class WorkerGrid(Grid):
             yield _reply(group.messages[good[0].client], self._hand(result.mean, group), good)
         else:
             for report, data in zip(good, result.payloads, strict=False):
-                delta = self.codecs.up.decode(Payload(data), group.received)
+                try:
+                    delta = decode_update(self.codecs.up, Payload(data), group.received)
+                except PayloadError as problem:
+                    yield self._reject(block, group, report, problem)
+                    continue
                 yield _reply(group.messages[report.client], self._hand(delta, group), [report])
+
+    def _reject(
+        self, block: Block, group: _Group, report: Report, problem: PayloadError
+    ) -> Message:
+        """Count a client whose payload cannot be used as failed."""
+        report.status = "failed"
+        report.error = f"client {report.client}, round {block.server_round}, decode: {problem}"
+        log.warning(report.error)
+        return Message(Error(code=2, reason=report.error), reply_to=group.messages[report.client])
 
     def _hand(self, delta: Arrays, group: _Group) -> tuple[str, Arrays]:
         return (DELTA, delta) if self.deltas else (ARRAYS, add(group.received, delta))
@@ -272,11 +286,23 @@ def _reply(message: Message, arrays: tuple[str, Arrays] | None, reports: list[Re
     total = sum(r.num_examples for r in reports)
     metrics: dict[str, Any] = {NUM_EXAMPLES: total}
     for name in reports[0].metrics:
+        if any(name not in r.metrics for r in reports):
+            continue  # a mean over some of the clients would pass for one over all of them
         metrics[name] = sum(r.metrics[name] * r.num_examples for r in reports) / total
     content = RecordDict({METRICS: MetricRecord(metrics)})
     if arrays:
         content[arrays[0]] = to_record(arrays[1])
     return Message(content, reply_to=message)
+
+
+def _alike(replies: list[Message]) -> list[Message]:
+    """Replies with the metrics that all of them hold: stock strategies take no others."""
+    answers = [r.content.metric_records[METRICS] for r in replies if not r.has_error()]
+    common = set.intersection(*map(set, answers)) if answers else set()
+    for record in answers:
+        for name in set(record) - common:
+            del record[name]
+    return replies
 
 
 def _bind_task() -> None:

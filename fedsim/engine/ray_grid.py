@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
@@ -86,10 +86,17 @@ class RayGrid(WorkerGrid):
         self._idle, self._recovering = [], {}
 
     def share(self, value: Any) -> Any:
-        """Put the value into the object store once; arrays in it are read without a copy."""
+        """Put the value into the object store once; arrays in it are read without a copy.
+
+        Raises:
+            RunError: The store has no room, in memory or on its disk.
+        """
         import ray
 
-        return ray.put(value)
+        try:
+            return ray.put(value)
+        except ray.exceptions.RayError as error:
+            raise RunError(f"Ray cannot keep a broadcast: {error}", hint=MEMORY_HINT) from error
 
     def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
         """Keep every actor busy; yield results in the order of the calls.
@@ -122,7 +129,7 @@ class RayGrid(WorkerGrid):
                     deaths[index] += 1
                     self._count_retry(calls[index], deaths[index], death)
                     waiting.append((index, calls[index]))
-                    if not self._recovers(actor):
+                    if not self._recovers(actor) and not _among(actor, self._idle):
                         self._recovering[self._build(actor)] = actor
             yield done.pop(wanted)
 
@@ -140,7 +147,7 @@ class RayGrid(WorkerGrid):
         return next((a for a in actors if _calls(running, a) == 1 and not self._recovers(a)), None)
 
     def _recovers(self, actor: Any) -> bool:
-        return any(actor is other for other in self._recovering.values())
+        return _among(actor, self._recovering.values())
 
     def _build(self, actor: Any) -> Any:
         """Let an actor build its worker, however often Ray has to start it for that."""
@@ -183,15 +190,20 @@ class _Actor:
         import fedsim.data.owned
         import fedsim.engine.worker  # noqa: F401
 
+        self.worker: Any = None
+
     def build(self, recipe: Recipe) -> dict[str, Any]:
         """Build the worker and tell about it."""
         from fedsim.engine.worker import Worker
 
-        self.worker = Worker(recipe)
-        return self.worker.facts()
+        worker = Worker(recipe)
+        self.worker = worker
+        return worker.facts()
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the worker."""
+        if self.worker is None:
+            raise _WorkerDied("it died between two calls, and Ray has started it again")
         return getattr(self.worker, method)(*arguments)
 
 
@@ -200,8 +212,25 @@ def _calls(running: dict[Any, tuple[int, Any]], actor: Any) -> int:
     return sum(actor is other for _, other in running.values())
 
 
+def _among(actor: Any, actors: Iterable[Any]) -> bool:
+    return any(actor is other for other in actors)
+
+
 class _WorkerDied(Exception):
     """The process behind a call ended."""
+
+
+def _deaths() -> tuple[type[Exception], ...]:
+    """What Ray raises for a call whose process or node ended."""
+    from ray import exceptions as ray
+
+    return (
+        ray.RayActorError,
+        ray.ObjectLostError,
+        ray.NodeDiedError,
+        ray.OutOfMemoryError,
+        ray.WorkerCrashedError,
+    )
 
 
 def _result(ref: Any) -> Any:
@@ -211,11 +240,13 @@ def _result(ref: Any) -> Any:
     try:
         return ray.get(ref)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, FedsimError):
+        if isinstance(error.cause, FedsimError | _WorkerDied):
             raise error.cause from None
         raise
-    except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+    except _deaths() as error:
         raise _WorkerDied(str(error).splitlines()[0]) from None
+    except ray.exceptions.RayError as error:
+        raise RunError(f"Ray failed: {error}") from error
 
 
 def _start_actors(address: str, num_workers: int) -> list[Any]:

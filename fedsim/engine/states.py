@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,29 @@ class ClientStates:
         return dict(self._current)
 
     def restore(self, versions: Mapping[int, int]) -> None:
-        """Go back to the versions of a checkpoint."""
+        """Go back to the versions of a checkpoint; files of others are forgotten with time."""
         self._memory.clear()
         self._bytes = 0
         self._current = dict(versions)
-        self._written = set(self._current.items())
+        self._written = set(self._found()) | set(self._current.items())
+
+    def check(self, versions: Mapping[int, int]) -> None:
+        """Read the files of these versions, to be sure of them.
+
+        Raises:
+            PayloadError: One is missing, torn or altered.
+        """
+        for client, version in versions.items():
+            trees.load(self._file(client, version))
+
+    def _found(self) -> Iterator[tuple[int, int]]:
+        """Client and version of the files that are there."""
+        for path in self._folder.glob("*/*") if self._folder else ():
+            client, _, version = path.stem.partition("-")
+            if path.suffix == ".tmp":
+                path.unlink(missing_ok=True)  # its writer was killed
+            if client.isdecimal() and version.isdecimal():
+                yield int(client), int(version)
 
     def drop_except(self, kept: list[Versions]) -> None:
         """Delete files that neither a kept checkpoint nor the present needs."""

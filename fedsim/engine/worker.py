@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,16 +17,19 @@ import numpy as np
 import torch
 
 from fedsim import registry
-from fedsim.arrays import Arrays, WeightedMean, non_finite
+from fedsim.arrays import Arrays, WeightedMean, misfit, non_finite
 from fedsim.client import Client, ClientMethod, Update
 from fedsim.codec import Codec, Payload
 from fedsim.codecs.none import NoCodec
 from fedsim.data import partition
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, ClientState, Report
-from fedsim.errors import ClientError, FedsimError, ModelError, ScenarioError
+from fedsim.errors import ClientError, FedsimError, ModelError, PayloadError, ScenarioError
 from fedsim.scenario import CodecSection, Plugin, Scenario
 from fedsim.seeds import Seeds
 from fedsim.task import Task, Totals
+
+MAX_EXAMPLES = 2**31
+"""Largest weight of one client: more would drown the others, or overflow."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class Worker:
                         update, state = self._train_client(client, block, received, state)
                     payload = self._encode(update, report)
                     if block.reduce:
-                        mean.update(self.codecs.up.decode(payload, self.like), update.num_examples)
+                        delta = decode_update(self.codecs.up, payload, self.like)
+                        mean.update(delta, update.num_examples)
                     else:
                         result.payloads.append(payload.data)
                 result.reports.append(report)
@@ -151,7 +155,7 @@ class Worker:
         self.task.load(received)
         view = self._client(client, block, received, state or {})
         update = self.method.train(view)
-        return update, view.state if self.method.needs_state else None
+        return update, check_state(view.state) if self.method.needs_state else None
 
     def _app_client(
         self, client: int, block: Block, received: Arrays, state: ClientState | None
@@ -175,8 +179,8 @@ class Worker:
     def _encode(self, update: Update, report: Report) -> Payload:
         check_update(update, self.like)
         payload = self.codecs.up.encode(update.arrays, {})
+        report.metrics = check_metrics(update.metrics)
         report.num_examples = update.num_examples
-        report.metrics = {k: float(v) for k, v in update.metrics.items()}
         report.up_bytes, report.up_parts = payload.num_bytes, dict(payload.parts)
         return payload
 
@@ -187,7 +191,7 @@ class Worker:
             yield
         except ScenarioError:
             raise  # the user's option is wrong for every client: not this client's failure
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             text = (
                 str(error) if isinstance(error, FedsimError) else f"{type(error).__name__}: {error}"
             )
@@ -220,20 +224,28 @@ def preserved_generators() -> Iterator[None]:
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
     """Raise ``ClientError`` in code that works longer; compiled code is stopped when it returns."""
-
-    def expire(signum: int, frame: Any) -> None:
-        raise ClientError(f"worked longer than engine.client_timeout_s = {seconds:g}")
-
     if seconds is None:
         yield
         return
-    before = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGALRM, _expire)
     try:
-        yield
+        signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, where it was swallowed
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except _TimeUp:
+        raise ClientError(f"worked longer than engine.client_timeout_s = {seconds:g}") from None
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+class _TimeUp(BaseException):
+    """Not an ``Exception``, so that a client's ``except Exception`` lets it through."""
+
+
+def _expire(signum: int, frame: Any) -> None:
+    raise _TimeUp
 
 
 def check_update(update: Update, like: Arrays) -> None:
@@ -241,24 +253,63 @@ def check_update(update: Update, like: Arrays) -> None:
 
     Raises:
         ClientError: Names, shapes or dtypes differ from the model's, a value is not finite, or the
-            weight is not positive.
+            weight is no positive number.
     """
-    if update.arrays.keys() != like.keys():
-        odd = sorted(set(update.arrays) ^ set(like))
-        raise ClientError(f"the update's array names differ from the model's: {odd[:3]}")
-    for name, x in update.arrays.items():
-        if x.shape != like[name].shape or x.dtype != like[name].dtype:
-            raise ClientError(
-                f"the update's {name} is {x.dtype} {x.shape}, not "
-                f"{like[name].dtype} {like[name].shape}"
-            )
+    if not isinstance(update, Update):
+        raise ClientError(f"train returned {type(update).__name__}, not an Update")
+    if difference := misfit(update.arrays, like):
+        raise ClientError(f"the update does not fit the model: {difference}")
     if bad := non_finite(update.arrays):
         raise ClientError(
             f"the update's {bad} holds NaN or infinity",
             hint="Try a lower learning rate or max_grad_norm",
         )
-    if not update.num_examples > 0:
-        raise ClientError(f"num_examples is {update.num_examples}, not positive")
+    weight: Any = update.num_examples
+    number = isinstance(weight, int | float | np.integer | np.floating)
+    if not number or not 0 < weight <= MAX_EXAMPLES:
+        raise ClientError(f"num_examples is {repr(weight)[:40]}, not a positive number of rows")
+
+
+def check_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics as numbers.
+
+    Raises:
+        ClientError: One is no number.
+    """
+    result: dict[str, float] = {}
+    for name, value in metrics.items():
+        number = np.asarray(value)
+        if number.shape or number.dtype.kind not in "biuf":
+            raise ClientError(f"metric {name} is {repr(value)[:80]}, not a number")
+        result[name] = float(number)
+    return result
+
+
+def check_state(state: Arrays) -> Arrays:
+    """A client's private state, if it can be written to a file.
+
+    Raises:
+        ClientError: It holds something else than arrays of numbers.
+    """
+    for name, x in state.items():
+        if not isinstance(x, np.ndarray) or x.dtype.kind not in "biuf":
+            kind = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
+            raise ClientError(f"client.state holds {name} of type {kind}, not an array of numbers")
+    return state
+
+
+def decode_update(codec: Codec, payload: Payload, like: Arrays) -> Arrays:
+    """A client's update out of its payload.
+
+    Raises:
+        PayloadError: The bytes are damaged, or decode to what must not reach aggregation.
+    """
+    arrays = codec.decode(payload, like)
+    if difference := misfit(arrays, like):
+        raise PayloadError(f"the payload does not fit the model: {difference}")
+    if bad := non_finite(arrays):
+        raise PayloadError(f"the payload's {bad} holds NaN or infinity")
+    return arrays
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import pytest
 from fedsim import simulation
 from fedsim.progress import Reporter
 from fedsim.results import Run
+from tests.engine.runs import MISBEHAVE, comparable, outcome
 from tests.problems import tiny
-from tests.test_engine import comparable
 
 pytestmark = pytest.mark.slow
 RAY = {"backend": "ray", "workers": 2}
@@ -47,12 +47,8 @@ class Killer(Reporter):
 
 
 def scenario(engine):
-    client = {"name": "tests.clients_that_misbehave:Slow", "seconds": 0.02}
+    client = {"name": MISBEHAVE + "Slow", "seconds": 0.02}
     return tiny(num_clients=20, num_rounds=6, client=client, engine=engine)
-
-
-def without_retries(run):
-    return [{k: v for k, v in r.items() if k != "clients/retried"} for r in comparable(run)]
 
 
 @pytest.mark.parametrize(("seed", "at_once"), [(0, 1), (1, 2)])
@@ -62,7 +58,7 @@ def test_killed_workers_change_nothing(tmp_path, seed, at_once):
     run = simulation.run(scenario(RAY), out=tmp_path, reporter=killer)
     assert killer.left <= 4 - at_once  # at least once; a returning worker may be too late
     assert run.summary["weights_sha256"] == whole.summary["weights_sha256"]
-    assert without_retries(run) == without_retries(whole)
+    assert outcome(run) == outcome(whole)
     assert sum(r.get("clients/retried", 0) for r in run.rounds) > 0
     assert "sent out again" in "\n".join(run.events)
 
@@ -106,7 +102,7 @@ def test_two_nodes_give_the_bits_of_one_and_losing_a_node_changes_nothing(tmp_pa
     both = simulation.run(scenario(engine), out=tmp_path)
     assert comparable(both) == comparable(whole)
     lost = simulation.run(scenario(engine), out=tmp_path, reporter=NodeKiller(two_nodes))
-    assert without_retries(lost) == without_retries(whole)
+    assert outcome(lost) == outcome(whole)
     assert lost.summary["weights_sha256"] == whole.summary["weights_sha256"]
 
 
@@ -114,8 +110,8 @@ DRIVER = """
 import sys
 from pathlib import Path
 from fedsim import simulation
-from tests.test_resume import six_rounds
-client = {"name": "tests.clients_that_misbehave:Slow", "seconds": 0.05}
+from tests.engine.runs import six_rounds
+client = {"name": MISBEHAVE + "Slow", "seconds": 0.05}
 scenario = six_rounds(client=client, strategy={"name": "fedadam"})
 simulation.run(scenario, out=Path(sys.argv[1]))
 """
@@ -123,7 +119,7 @@ simulation.run(scenario, out=Path(sys.argv[1]))
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_killed_driver_is_resumed_to_the_same_bits(tmp_path, seed):
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     whole = subprocess.run([sys.executable, "-c", DRIVER, tmp_path / "whole"], cwd=root)
     assert whole.returncode == 0
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, tmp_path / "killed"], cwd=root)

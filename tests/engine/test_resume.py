@@ -8,15 +8,14 @@ import pytest
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
 from fedsim import simulation, trees
+from fedsim.checkpoint import Checkpoints
 from fedsim.engine.states import ClientStates
 from fedsim.errors import OutputError, PayloadError
 from fedsim.progress import Reporter
 from fedsim.results import Run
-from fedsim.scenario import Scenario
+from tests.engine.runs import STOCK, comparable, outcome, six_rounds, stopped
 from tests.problems import tiny
-from tests.test_engine import comparable
 
-STOCK = "flwr.serverapp.strategy:"
 NOISY = {
     "name": STOCK + "DifferentialPrivacyServerSideAdaptiveClipping",
     "noise_multiplier": 0.1,
@@ -37,47 +36,47 @@ STRATEGIES = {
 }
 
 
-class StopAt(Reporter):
-    """Ends the process's work in the given round, before its checkpoint is written."""
-
-    def __init__(self, server_round: int) -> None:
-        self.server_round = server_round
-
-    def round_done(self, record):
-        if record["round"] == self.server_round:
-            raise KeyboardInterrupt
-
-
-def six_rounds(**changes) -> Scenario:
-    client = {"name": "tests.clients_that_misbehave:Counting"}
-    settings = {"num_rounds": 6, "clients_per_round": 3, "client": client}
-    return tiny(**{**settings, "checkpoint": {"every": 1}, **changes})
-
-
-def stopped(scenario: Scenario, out: Path, server_round: int) -> Path:
-    with pytest.raises(KeyboardInterrupt):
-        simulation.run(scenario, out=out, reporter=StopAt(server_round))
-    return max(out.glob("tiny/*"))
-
-
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_resume_gives_the_same_bits(tmp_path, name):
     scenario = six_rounds(strategy=STRATEGIES[name])
     whole = simulation.run(scenario, out=tmp_path / "whole")
     resumed = simulation.resume(stopped(scenario, tmp_path, 4))
-    assert resumed.summary["weights_sha256"] == whole.summary["weights_sha256"]
-    assert comparable(resumed) == comparable(whole)
-    rows = [{**r, "time/wall_s": 0} for r in whole.clients]
-    assert [{**r, "time/wall_s": 0} for r in resumed.clients] == rows
+    assert outcome(resumed) == outcome(whole)
     assert resumed.status == "done"
 
 
-@pytest.mark.parametrize("server_round", [2, 3, 5, 6])
-def test_resume_at_any_round(tmp_path, server_round):
-    scenario = six_rounds(strategy={"name": "fedadam"})
+@pytest.mark.parametrize("strategy", ["fedadam", "flower-adam"])
+@pytest.mark.parametrize("server_round", range(1, 7))
+def test_resume_after_every_round(tmp_path, server_round, strategy):
+    scenario = six_rounds(strategy=STRATEGIES[strategy])
     whole = simulation.run(scenario, out=tmp_path / "whole")
-    resumed = simulation.resume(stopped(scenario, tmp_path, server_round))
-    assert comparable(resumed) == comparable(whole)
+    folder = stopped_after(scenario, tmp_path, server_round)
+    assert [r["round"] for r in Run.open(folder).rounds] == [*range(server_round + 1)]
+    resumed = simulation.resume(folder)
+    assert outcome(resumed) == outcome(whole)
+    assert resumed.status == "done"
+    assert f"resumed after round {server_round}" in "\n".join(resumed.events)
+
+
+def stopping_after(server_round):
+    """Checkpoints that end the run when that of a round has been written."""
+
+    class Stopping(Checkpoints):
+        def save(self, saved_round, *rest):
+            super().save(saved_round, *rest)
+            if saved_round == server_round:
+                raise KeyboardInterrupt
+
+    return Stopping
+
+
+def stopped_after(scenario, out, server_round):
+    """The folder of a run that ended when the checkpoint of a round had been written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulation, "Checkpoints", stopping_after(server_round))
+        with pytest.raises(KeyboardInterrupt):
+            simulation.run(scenario, out=out)
+    return max(out.glob("tiny/*"))
 
 
 def test_a_torn_checkpoint_is_noticed_and_the_one_before_is_used(tmp_path, caplog):
@@ -89,6 +88,75 @@ def test_a_torn_checkpoint_is_noticed_and_the_one_before_is_used(tmp_path, caplo
     resumed = simulation.resume(folder)
     assert "the checkpoint before it is used" in caplog.text
     assert comparable(resumed) == comparable(whole)
+
+
+def damage(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_resumed_run_keeps_what_its_older_checkpoint_needs(tmp_path):
+    scenario = six_rounds()
+    whole = simulation.run(scenario, out=tmp_path / "whole")
+    folder = stopped_after(scenario, tmp_path, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulation, "Checkpoints", stopping_after(3))
+        with pytest.raises(KeyboardInterrupt):
+            simulation.resume(folder)
+    damage(folder / "checkpoints" / "round-000003.safetensors")
+    resumed = simulation.resume(folder)
+    assert "resumed after round 2" in "\n".join(resumed.events)
+    assert outcome(resumed) == outcome(whole)
+
+
+def test_an_altered_client_state_spoils_its_checkpoint_but_not_the_one_before(tmp_path):
+    scenario = six_rounds()
+    whole = simulation.run(scenario, out=tmp_path / "whole")
+    folder = stopped_after(scenario, tmp_path, 4)
+    states = [*(folder / "checkpoints" / "clients").rglob("*-4.safetensors")]
+    assert len(states) == 3
+    damage(states[1])
+    resumed = simulation.resume(folder)
+    events = "\n".join(resumed.events)
+    assert f"{states[1].name}: " in events
+    assert "the checkpoint before it is used" in events
+    assert "resumed after round 3" in events
+    assert outcome(resumed) == outcome(whole)
+
+
+def test_files_of_rounds_that_were_taken_back_are_deleted(tmp_path):
+    scenario = six_rounds(engine={"client_state_mb": 1e-6})
+    folder = stopped(scenario, tmp_path, 4)
+    temporary = folder / "checkpoints" / "clients" / "00" / ".1-1.safetensors.77.tmp"
+    temporary.parent.mkdir(exist_ok=True)
+    temporary.write_bytes(b"half")
+    run = simulation.resume(folder)
+    needed = {(r["client"], r["round"]) for r in run.clients}
+    left = {p.stem for p in (folder / "checkpoints" / "clients").rglob("*.safetensors")}
+    assert left <= {f"{client}-{server_round}" for client, server_round in needed}
+    assert len(left) <= 6 + 3
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_a_run_without_any_whole_checkpoint_says_so(tmp_path, caplog):
+    folder = stopped_after(six_rounds(), tmp_path, 3)
+    for path in folder.glob("checkpoints/round-*"):
+        damage(path)
+    with pytest.raises(OutputError, match="no checkpoint to resume from"):
+        simulation.resume(folder)
+    assert caplog.text.count("does not match its digest") == 2
+    assert [r["round"] for r in Run.open(folder).rounds] == [0, 1, 2, 3], "nothing was taken back"
+
+
+@pytest.mark.parametrize("name", ["rounds.jsonl", "clients.jsonl"])
+def test_a_torn_last_line_is_no_obstacle(tmp_path, name):
+    scenario = six_rounds()
+    whole = simulation.run(scenario, out=tmp_path / "whole")
+    folder = stopped(scenario, tmp_path, 4)
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:-25])
+    assert outcome(simulation.resume(folder)) == outcome(whole)
 
 
 def test_there_may_be_nothing_to_resume(tmp_path):

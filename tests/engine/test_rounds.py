@@ -1,4 +1,4 @@
-"""The engine: equal bits for any number of workers, parity with Flower, exact bytes, faults."""
+"""Rounds: parity with Flower, its strategies unchanged, exact bytes, faults, states, blocks."""
 
 import random
 
@@ -9,47 +9,15 @@ from flwr.serverapp import strategy as flower
 
 from fedsim import simulation
 from fedsim.arrays import sha256
-from fedsim.data import partition
 from fedsim.engine.blocks import BLOCKS_PER_ROUND, cut
 from fedsim.engine.inline import InlineGrid
-from fedsim.engine.worker import Recipe
-from fedsim.errors import PluginError, RunError
+from fedsim.errors import PluginError
 from fedsim.progress import Reporter
 from fedsim.results import Run
-from fedsim.scenario import Scenario
 from fedsim.strategy import to_arrays, to_record
-from tests.clients_that_misbehave import CapturingCodec
+from tests.engine.clients_that_misbehave import CapturingCodec
+from tests.engine.runs import MISBEHAVE, STOCK, recipe
 from tests.problems import tiny
-
-STOCK = "flwr.serverapp.strategy:"
-RAY = {"backend": "ray", "workers": 1}
-ROUND_KEYS = ("time/wall_s", "mem/peak_bytes")
-
-
-def recipe(scenario: Scenario) -> Recipe:
-    split = partition.make(scenario, scenario.seed)
-    return Recipe(scenario, split.ownership, scenario.seed)
-
-
-def comparable(run: Run) -> list[dict[str, object]]:
-    return [{k: v for k, v in r.items() if k not in ROUND_KEYS} for r in run.rounds]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["fedavg", "fedadam", STOCK + "FedMedian", STOCK + "Krum"])
-def test_inline_one_and_two_workers_give_the_same_bits(tmp_path, strategy):
-    options = {"num_malicious_nodes": 1} if "Krum" in strategy else {}
-    changes = {"strategy": {"name": strategy, **options}, "num_clients": 18}
-    runs = [
-        simulation.run(tiny(**changes, engine=engine), out=tmp_path)
-        for engine in (
-            {"backend": "inline"},
-            {"backend": "ray", "workers": 1},
-            {"backend": "ray", "workers": 2},
-        )
-    ]
-    assert len({run.summary["weights_sha256"] for run in runs}) == 1
-    assert comparable(runs[0]) == comparable(runs[1]) == comparable(runs[2])
 
 
 def test_equal_seeds_equal_bits_and_other_seeds_other_bits(tmp_path):
@@ -146,7 +114,7 @@ def test_strategies_for_trees_are_refused_with_the_reason(tmp_path, name):
 
 
 def test_counted_bytes_are_those_of_the_encoded_payloads(tmp_path):
-    codec = {"name": "tests.clients_that_misbehave:CapturingCodec"}
+    codec = {"name": MISBEHAVE + "CapturingCodec"}
     CapturingCodec.lengths.clear()
     run = simulation.run(tiny(codec={"up": [codec], "down": "none"}, num_rounds=1), out=tmp_path)
     record = run.rounds[1]
@@ -156,48 +124,12 @@ def test_counted_bytes_are_those_of_the_encoded_payloads(tmp_path):
     assert record["comm/down_bytes"] == 6 * (4 * (4 * 3 + 3) + 20)
 
 
-@pytest.mark.parametrize("fault", ["raise", "nan", "shape", "dtype", "names", "weight"])
-@pytest.mark.parametrize("strategy", ["fedavg", STOCK + "FedMedian"])
-def test_a_failing_client_is_named_counted_and_left_out(tmp_path, fault, strategy):
-    client = {"name": "tests.clients_that_misbehave:Faulty", "fault": fault, "victims": [2]}
-    run = simulation.run(tiny(client=client, strategy={"name": strategy}), out=tmp_path)
-    assert run.status == "done"
-    for record in run.rounds[1:]:
-        assert record["clients/failed"] == 1
-        assert record["clients/completed"] == 5
-    failed = [row for row in run.clients if row["status"] == "failed"]
-    assert [(row["round"], row["client"]) for row in failed] == [(1, 2), (2, 2)]
-    assert "client 2, round 1, train" in failed[0]["error"]
-    assert "client 2, round 1, train" in "\n".join(run.events)
-
-
-def test_a_failing_client_does_not_change_the_others(tmp_path):
-    client = {"name": "tests.clients_that_misbehave:Faulty", "fault": "nan", "victims": [2]}
-    client |= {"learning_rate": 0.1, "batch_size": 8}
-    faulty = simulation.run(tiny(client=client, num_rounds=1), out=tmp_path)
-    good = simulation.run(tiny(num_rounds=1), out=tmp_path)
-    theirs = {r["client"]: r["train_loss"] for r in good.clients}
-    mine = {r["client"]: r["train_loss"] for r in faulty.clients if r["status"] == "ok"}
-    assert mine == {k: v for k, v in theirs.items() if k != 2}
-
-
-def test_too_many_failures_stop_the_run_and_leave_a_readable_folder(tmp_path):
-    client = {
-        "name": "tests.clients_that_misbehave:Faulty",
-        "fault": "raise",
-        "victims": [0, 1, 2, 3],
-    }
-    with pytest.raises(RunError, match=r"4 of 6 clients failed in round 1.*the dog ate it"):
-        simulation.run(tiny(client=client), out=tmp_path)
-    (folder,) = tmp_path.glob("tiny/*")
-    run = Run.open(folder)
-    assert run.status == "failed"
-    assert run.summary["exit_code"] == 3
-    assert run.rounds[-1]["clients/failed"] == 4
-
-
 def test_ctrl_c_leaves_a_readable_folder(tmp_path):
-    client = {"name": "tests.clients_that_misbehave:Faulty", "fault": "interrupt", "victims": [5]}
+    client = {
+        "name": MISBEHAVE + "Faulty",
+        "fault": "interrupt",
+        "victims": [5],
+    }
     with pytest.raises(KeyboardInterrupt):
         simulation.run(tiny(client=client), out=tmp_path)
     (folder,) = tmp_path.glob("tiny/*")
@@ -209,7 +141,7 @@ def test_ctrl_c_leaves_a_readable_folder(tmp_path):
 
 
 def test_client_state_lives_from_one_participation_to_the_next(tmp_path):
-    client = {"name": "tests.clients_that_misbehave:Counting"}
+    client = {"name": MISBEHAVE + "Counting"}
     scenario = tiny(client=client, clients_per_round=3, num_rounds=5)
     run = simulation.run(scenario, out=tmp_path)
     count: dict[int, int] = {}
@@ -251,16 +183,3 @@ def test_metrics_of_a_block_weigh_by_rows(tmp_path):
     total = sum(r["num_examples"] for r in rows)
     mean = sum(r["num_examples"] * r["train_loss"] for r in rows) / total
     assert run.rounds[1]["train/loss"] == pytest.approx(mean)
-
-
-@pytest.mark.parametrize(
-    "engine", [{"backend": "inline"}, pytest.param(RAY, marks=pytest.mark.slow)]
-)
-def test_a_client_that_hangs_is_a_failed_client(tmp_path, engine):
-    client = {"name": "tests.clients_that_misbehave:Slow", "seconds": 60.0, "victims": [4]}
-    limited = {**engine, "client_timeout_s": 0.5}
-    run = simulation.run(tiny(client=client, engine=limited, num_rounds=1), out=tmp_path)
-    (failed,) = [row for row in run.clients if row["status"] == "failed"]
-    assert failed["client"] == 4
-    assert "client_timeout_s = 0.5" in failed["error"]
-    assert failed["time/wall_s"] < 30

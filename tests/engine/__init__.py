@@ -1,0 +1,1 @@
+"""The engine: equal bits, resuming, killed processes, misbehaving clients, altered bytes."""
