@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -121,6 +121,19 @@ class ClientMethod(ABC):
     needs_state: ClassVar[bool] = False
     """Whether ``client.state`` is used; it is then stored between rounds."""
 
+    trains_blocks: ClassVar[bool] = False
+    """Whether the engine calls ``train_many``; such a method has no private state."""
+    block_size: int = 1
+    """Clients in a block, at least, of a method that trains blocks."""
+
     @abstractmethod
     def train(self, client: Client) -> Update:
         """Train on the client's data, starting from the received weights already in the model."""
+
+    def train_many(self, clients: Sequence[Client]) -> list[Update]:
+        """Train all clients of a block at once; same order.
+
+        Blocks depend on the cohort alone, so what the answer of a client owes to its company is
+        the same for any number of workers.
+        """
+        return [self.train(client) for client in clients]

@@ -143,3 +143,43 @@ def test_plain_sgd_has_the_bits_of_torchs():
     ).mean
     for key in plain:
         np.testing.assert_array_equal(plain[key], torchs[key])
+
+
+def test_vectorised_clients_train_as_each_alone():
+    both = {"batch_size": 8, "local_epochs": 2, "learning_rate": 0.3}
+    clients = (0, 1, 2, 3)
+    means, reports = [], []
+    for name in ("sgd", "vmap_sgd"):
+        of = worker(client={"name": name, **both})
+        block = Block(1, clients, (None,) * 4, {}, reduce=True)
+        result = of.train(block, broadcast(of))
+        means.append(result.mean)
+        reports.append(result.reports)
+    for one, many in zip(*reports, strict=True):
+        assert many.metrics["train_loss"] == pytest.approx(one.metrics["train_loss"], rel=1e-5)
+    for key in means[0]:
+        np.testing.assert_allclose(means[1][key], means[0][key], atol=1e-6)
+
+
+def test_a_block_of_unlike_clients_is_trained_one_by_one():
+    unlike = {"name": "dirichlet", "alpha": 0.5, "partition_by": "label", "min_partition_size": 2}
+    results = []
+    for name in ("sgd", "vmap_sgd"):
+        of = worker(client={"name": name}, data={"partitioner": unlike})
+        results.append(of.train(Block(1, (0, 1, 2), (None,) * 3, {}, reduce=True), broadcast(of)))
+    assert len({report.num_examples for report in results[0].reports}) > 1
+    for key in results[0].mean:
+        np.testing.assert_array_equal(results[0].mean[key], results[1].mean[key])
+
+
+def test_a_failure_of_a_block_is_each_clients(monkeypatch):
+    of = worker(client={"name": "vmap_sgd"})
+    monkeypatch.setattr(of.method, "train_many", lambda clients: 1 / 0)
+    result = of.train(Block(1, (0, 1), (None, None), {}, reduce=True), broadcast(of))
+    assert [report.status for report in result.reports] == ["failed", "failed"]
+    assert "client 1, round 1, train: ZeroDivisionError" in result.reports[1].error
+
+
+def test_vectorised_clients_take_plain_steps_only():
+    with pytest.raises(PluginError, match="plain SGD"):
+        registry.build("clients", {"name": "vmap_sgd", "optimizer": "AdamW"})

@@ -43,6 +43,7 @@ class Block:
 
     Attributes:
         reduce: Answer with the weighted mean of the block instead of one payload per client.
+        num_examples: Rows of its clients, by which the largest block goes first.
     """
 
     server_round: int
@@ -50,6 +51,7 @@ class Block:
     states: tuple[ClientState | None, ...]
     config: Mapping[str, Any]
     reduce: bool
+    num_examples: int = 0
 
 
 @dataclass
@@ -82,12 +84,18 @@ class BlockResult:
     peak_bytes: int = 0
 
 
-def cut(items: Sequence[int]) -> list[Sequence[int]]:
+def cut(items: Sequence[int], least: int = 1) -> list[Sequence[int]]:
     """Cut a cohort into at most ``BLOCKS_PER_ROUND`` runs whose lengths differ by one at most.
+
+    Args:
+        items: Clients in order.
+        least: Clients in a run, at least; fewer only if the whole cohort is smaller.
 
     >>> [len(part) for part in cut(range(20))]
     [2, 1, 1, 1, 2, 1, 1, 1, 2, 1, 1, 1, 2, 1, 1, 1]
+    >>> [len(part) for part in cut(range(20), least=8)]
+    [10, 10]
     """
-    count = min(len(items), BLOCKS_PER_ROUND)
+    count = min(len(items), BLOCKS_PER_ROUND, max(1, len(items) // least))
     bounds = [-(-len(items) * i // count) for i in range(count + 1)] if count else []
     return [items[a:b] for a, b in pairwise(bounds)]

@@ -213,11 +213,15 @@ class WorkerGrid(Grid):
 
     def _bundles(self, group: _Group) -> list[Sequence[Block]]:
         """The group's blocks, several in a call where they are quick; no result depends on it."""
-        blocks = [self._block(group, clients) for clients in cut(list(group.messages))]
+        blocks = [self._block(group, clients) for clients in self._cut(group)]
         block_s = self._client_s.get(group.kind, CALL_S) * len(group.messages) / len(blocks)
         share = -(-len(blocks) // self.num_workers)
         size = max(1, min(share, int(CALL_S / max(block_s, 1e-9))))
         return [blocks[i : i + size] for i in range(0, len(blocks), size)]
+
+    def _cut(self, group: _Group) -> list[Sequence[int]]:
+        least = self.facts["block_size"] if group.kind == "train" else 1
+        return cut(list(group.messages), least)
 
     def _note_pace(self, kind: str, results: list[BlockResult]) -> None:
         seconds = [report.wall_s for result in results for report in result.reports]
@@ -230,6 +234,7 @@ class WorkerGrid(Grid):
             states=tuple(self.states.get(c) for c in clients),
             config=group.config,
             reduce=self.reduce and group.kind == "train",
+            num_examples=sum(len(self.recipe.ownership.train[c]) for c in clients),
         )
 
     def _take(self, block: Block, result: BlockResult) -> None:

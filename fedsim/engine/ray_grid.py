@@ -99,7 +99,7 @@ class RayGrid(WorkerGrid):
             raise RunError(f"Ray cannot keep a broadcast: {error}", hint=MEMORY_HINT) from error
 
     def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-        """Keep every actor busy; yield results in the order of the calls.
+        """Keep every actor busy, largest calls first; yield results in the order of the calls.
 
         A call whose actor dies is made again on another one: it depends on its arguments alone, so
         the answer is the same.
@@ -107,7 +107,7 @@ class RayGrid(WorkerGrid):
         Raises:
             RunError: No actor is left, or a call ended several of them.
         """
-        waiting = list(enumerate(calls))[::-1]
+        waiting = sorted(enumerate(calls), key=lambda call: (_size(call[1]), -call[0]))
         running: dict[Any, tuple[int, Any]] = {}
         deaths = [0] * len(calls)
         done: dict[int, Any] = {}
@@ -171,8 +171,7 @@ class RayGrid(WorkerGrid):
             log.warning("a worker is gone for good: %s", death)
 
     def _count_retry(self, arguments: tuple[Any, ...], deaths: int, death: Exception) -> None:
-        blocks = arguments[0] if isinstance(arguments[0], list) else []
-        clients = sum(len(b.clients) for b in blocks if isinstance(b, Block))
+        clients = sum(len(block.clients) for block in _blocks(arguments))
         if deaths > MAX_RETRIES:
             raise RunError(
                 f"the same work ended {deaths} worker processes: {death}", hint=MEMORY_HINT
@@ -205,6 +204,16 @@ class _Actor:
         if self.worker is None:
             raise _WorkerDied("it died between two calls, and Ray has started it again")
         return getattr(self.worker, method)(*arguments)
+
+
+def _blocks(arguments: tuple[Any, ...]) -> list[Block]:
+    """The blocks that a call works on; none for tests."""
+    return arguments[0] if isinstance(arguments[0], list) else []
+
+
+def _size(arguments: tuple[Any, ...]) -> int:
+    """Training rows of a call, which its time follows."""
+    return sum(block.num_examples for block in _blocks(arguments))
 
 
 def _calls(running: dict[Any, tuple[int, Any]], actor: Any) -> int:

@@ -56,6 +56,8 @@ class Worker:
         self.codecs = build_codecs(scenario.codec)
         self._train_client = self._plain_client if _is_plain(method, scenario) else self._app_client
         self.method = method
+        self._at_once = _is_plain(method, scenario) and method.trains_blocks
+        self._trained: dict[int, Update | Exception] = {}
         self._received: tuple[str, Arrays] = ("", {})
 
     def facts(self) -> dict[str, Any]:
@@ -65,6 +67,7 @@ class Worker:
             "num_parameters": sum(p.numel() for p in self.task.model.parameters()),
             "num_trainable": sum(x.size for x in self.like.values()),
             "key_metric": self.task.objective.key_metric,
+            "block_size": self.method.block_size if self._at_once else 1,
         }
 
     def work(
@@ -79,6 +82,7 @@ class Worker:
         result = BlockResult([], [])
         mean = WeightedMean()
         with preserved_generators():
+            self._trained = self._train_at_once(block, received)
             for client, state in zip(block.clients, block.states, strict=True):
                 report = Report(client, down_bytes=broadcast.num_bytes)
                 self.seeds.seed_globals("train", block.server_round, client)
@@ -149,9 +153,30 @@ class Worker:
             self._received = (broadcast.key, self.codecs.down.decode(payload, self.like))
         return self._received[1]
 
+    def _train_at_once(self, block: Block, received: Arrays) -> dict[int, Update | Exception]:
+        """Updates, or the common failure, of a method that trains a block in one go."""
+        if not self._at_once:
+            return {}
+        self.task.load(received)
+        self.seeds.seed_globals("train_many", block.server_round, *block.clients)
+        views = [self._client(client, block, received, {}) for client in block.clients]
+        limit = self.scenario.engine.client_timeout_s
+        try:
+            with time_limit(limit and limit * len(views)):
+                updates = self.method.train_many(views)
+            return dict(zip(block.clients, updates, strict=True))
+        except ScenarioError:
+            raise
+        except Exception as error:
+            return dict.fromkeys(block.clients, error)
+
     def _plain_client(
         self, client: int, block: Block, received: Arrays, state: ClientState | None
     ) -> tuple[Update, ClientState | None]:
+        if (done := self._trained.get(client)) is not None:
+            if isinstance(done, Exception):
+                raise done
+            return done, None
         self.task.load(received)
         view = self._client(client, block, received, state or {})
         update = self.method.train(view)
