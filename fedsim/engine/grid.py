@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
 import numpy as np
@@ -210,10 +210,20 @@ class WorkerGrid(Grid):
         return Block(
             server_round=int(group.config.get("server-round", 0)),
             clients=tuple(clients),
-            states=tuple(self.states.get(c) for c in clients),
+            states=(None,) * len(clients),
             config=group.config,
             reduce=self.reduce and group.kind == "train",
         )
+
+    def filled(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A call's arguments with the states of its clients; ``map`` asks when it makes the call.
+
+        The states of a whole cohort need not fit into memory.
+        """
+        return tuple(self._with_states(x) if isinstance(x, Block) else x for x in arguments)
+
+    def _with_states(self, block: Block) -> Block:
+        return replace(block, states=tuple(map(self.states.get, block.clients)))
 
     def _take(self, block: Block, result: BlockResult) -> None:
         self.reports.extend(result.reports)

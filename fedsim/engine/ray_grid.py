@@ -91,7 +91,7 @@ class RayGrid(WorkerGrid):
                 while waiting and self._idle:
                     index, arguments = waiting.pop()
                     actor = self._idle.pop()
-                    running[actor.call.remote(method, *arguments)] = (index, actor)
+                    running[actor.call.remote(method, *self.filled(arguments))] = (index, actor)
                 ref = self._next([*running, *self._recovering])
                 if ref in self._recovering:
                     self._take_back(ref)

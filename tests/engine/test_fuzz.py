@@ -103,14 +103,15 @@ def check_lying(sent, key, made):
     like, codec = arrays(layout), sent.codecs[name]
     body = applied(sent.payloads[key][HEADER.size :], made)
     payload = Payload(framed(codec, like, body))
-    tracemalloc.reset_peak()
-    before = tracemalloc.get_traced_memory()[0]
+    tracemalloc.start()
     try:
         result = codec.decode(payload, like)
         assert not misfit(result, like)
     except PayloadError:
         pass
-    used = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
     assert used < SLACK + 100 * (len(body) + sum(x.nbytes for x in like.values()))
 
 
@@ -130,11 +131,7 @@ def fuzz_payloads(sent, examples):
         check_lying(sent, *example)
 
     altered()
-    tracemalloc.start()
-    try:
-        lying()
-    finally:
-        tracemalloc.stop()
+    lying()
 
 
 def test_altered_payloads_are_refused(sent):
@@ -142,8 +139,8 @@ def test_altered_payloads_are_refused(sent):
 
 
 @pytest.mark.slow
-def test_ten_thousand_altered_payloads_are_refused(sent):
-    fuzz_payloads(sent, 10_000)
+def test_thousands_of_altered_payloads_are_refused(sent):
+    fuzz_payloads(sent, 3_000)
 
 
 def test_a_payload_of_another_codec_or_layout_is_refused(sent):
@@ -234,8 +231,8 @@ def test_altered_files_are_refused(files):
 
 
 @pytest.mark.slow
-def test_ten_thousand_altered_files_are_refused(files):
-    fuzz_files(files, 5_000)
+def test_thousands_of_altered_files_are_refused(files):
+    fuzz_files(files, 2_500)
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", "F8_E5M2", "I32", "U8", "C64", "BOOL", "x"])
