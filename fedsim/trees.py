@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from fedsim.errors import OutputError, PayloadError
 
 Tensors = dict[str, NDArray[Any]]
+_SENSELESS = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What reading leads to where something else stands than ``pack`` wrote."""
 RECORDS = {"ArrayRecord": ArrayRecord, "MetricRecord": MetricRecord, "ConfigRecord": ConfigRecord}
 
 
@@ -70,7 +72,7 @@ def load(path: Path) -> Any:
         if _digest(tree, tensors) != metadata["digest"]:
             raise PayloadError("its content does not match its digest", where=str(path))
         return unpack(json.loads(tree), tensors)
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, SafetensorError, *_SENSELESS) as error:
         raise PayloadError(f"is torn or altered: {error}", where=str(path)) from None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
 
 import numpy as np
@@ -196,7 +196,7 @@ class WorkerGrid(Grid):
         return broadcast, self.codecs.down.decode(payload, arrays)
 
     def _replies(self, groups: list[_Group]) -> Iterator[Message]:
-        bundles: list[tuple[_Group, Sequence[Block]]] = []
+        bundles: list[tuple[_Group, list[Block]]] = []
         calls = []
         for group in groups:
             handle = self.share(group.broadcast)
@@ -211,7 +211,7 @@ class WorkerGrid(Grid):
                 self._take(block, result)
                 yield from self._answers(group, block, result)
 
-    def _bundles(self, group: _Group) -> list[Sequence[Block]]:
+    def _bundles(self, group: _Group) -> list[list[Block]]:
         """The group's blocks, several in a call where they are quick; no result depends on it."""
         blocks = [self._block(group, clients) for clients in self._cut(group)]
         block_s = self._client_s.get(group.kind, CALL_S) * len(group.messages) / len(blocks)
@@ -231,11 +231,24 @@ class WorkerGrid(Grid):
         return Block(
             server_round=int(group.config.get("server-round", 0)),
             clients=tuple(clients),
-            states=tuple(self.states.get(c) for c in clients),
+            states=(None,) * len(clients),
             config=group.config,
             reduce=self.reduce and group.kind == "train",
             num_examples=sum(len(self.recipe.ownership.train[c]) for c in clients),
         )
+
+    def filled(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A call's arguments with the states of its clients; ``map`` asks when it makes the call.
+
+        The states of a whole cohort need not fit into memory.
+        """
+        first, *others = arguments
+        if isinstance(first, list):
+            first = [self._with_states(block) for block in first]
+        return (first, *others)
+
+    def _with_states(self, block: Block) -> Block:
+        return replace(block, states=tuple(map(self.states.get, block.clients)))
 
     def _take(self, block: Block, result: BlockResult) -> None:
         self.reports.extend(result.reports)

@@ -27,4 +27,4 @@ class InlineGrid(WorkerGrid):
     def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
         """Call the worker; each call is made when its result is asked for."""
         for arguments in calls:
-            yield getattr(self.worker, method)(*arguments)
+            yield getattr(self.worker, method)(*self.filled(arguments))

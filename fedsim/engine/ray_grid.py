@@ -115,7 +115,7 @@ class RayGrid(WorkerGrid):
             while wanted not in done:
                 while waiting and (actor := self._free_actor(running, len(waiting))):
                     index, arguments = waiting.pop()
-                    running[actor.call.remote(method, *arguments)] = (index, actor)
+                    running[actor.call.remote(method, *self.filled(arguments))] = (index, actor)
                 ref = self._next([*running, *self._recovering])
                 if ref in self._recovering:
                     self._take_back(ref)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -215,6 +220,54 @@ class Slow(SGD):
             except Exception:
                 if not self.stubborn:
                     raise
+
+
+@dataclass(kw_only=True)
+class SlowCounting(Counting):
+    """Takes its time and keeps a state.
+
+    Args:
+        seconds: How long each client sleeps before it trains.
+    """
+
+    seconds: float = 0.1
+
+    def train(self, client: Client) -> Update:
+        time.sleep(self.seconds)
+        return super().train(client)
+
+
+@dataclass(kw_only=True)
+class Hungry(SGD):
+    """Client 2 asks for more memory than there is, or is killed for it.
+
+    Args:
+        while_exists: Only as long as there is such a file.
+        killed: By the system, with the whole process; otherwise it gets a ``MemoryError``.
+    """
+
+    while_exists: str
+    killed: bool = False
+
+    def train(self, client: Client) -> Update:
+        if client.id == 2 and client.round == 3 and Path(self.while_exists).exists():
+            if self.killed:
+                os.kill(os.getpid(), signal.SIGKILL)
+            with limited_memory(2**28):
+                np.ones(2**30)
+        return super().train(client)
+
+
+@contextmanager
+def limited_memory(more: int) -> Iterator[None]:
+    """Let this process have so many bytes more than now."""
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def faulty_app(fault: str, victim: int = 2) -> ClientApp:

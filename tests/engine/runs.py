@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fedsim import simulation
+from fedsim.checkpoint import Checkpoints
 from fedsim.data import partition
 from fedsim.engine.worker import Recipe
 from fedsim.progress import Reporter
@@ -66,3 +67,15 @@ def stopped(scenario: Scenario, out: Path, server_round: int) -> Path:
     with pytest.raises(KeyboardInterrupt):
         simulation.run(scenario, out=out, reporter=StopAt(server_round))
     return max(out.glob("tiny/*"))
+
+
+def stopping_after(server_round: int) -> type[Checkpoints]:
+    """Checkpoints that end the run when that of a round has been written."""
+
+    class Stopping(Checkpoints):
+        def save(self, saved_round: int, *rest: Any) -> None:
+            super().save(saved_round, *rest)
+            if saved_round == server_round:
+                raise KeyboardInterrupt
+
+    return Stopping

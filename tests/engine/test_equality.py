@@ -118,7 +118,10 @@ class UnorderedGrid(InlineGrid):
 
     def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
         order = self.random.sample(range(len(calls)), len(calls))
-        done = {i: getattr(self.random.choice(self.workers), method)(*calls[i]) for i in order}
+        done = {
+            i: getattr(self.random.choice(self.workers), method)(*self.filled(calls[i]))
+            for i in order
+        }
         yield from (done[i] for i in range(len(calls)))
 
 

@@ -1,136 +1,145 @@
-"""Killed workers and nodes: the run goes on, to the same bits, and says what happened."""
+"""Killed workers, nodes and drivers: the run goes on, to the same bits, and says what happened."""
 
-import contextlib
 import random
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
 from fedsim import simulation
-from fedsim.progress import Reporter
 from fedsim.results import Run
-from tests.engine.runs import MISBEHAVE, comparable, outcome
+from tests.engine.killing import (
+    RAY,
+    Drivers,
+    Killer,
+    command,
+    descendants,
+    kill_workers,
+    slow_scenario,
+    two_nodes,
+    workers_of,
+)
+from tests.engine.runs import outcome
 from tests.problems import tiny
 
 pytestmark = pytest.mark.slow
-RAY = {"backend": "ray", "workers": 2}
 
 
-def actors() -> list[psutil.Process]:
-    """The worker processes of this process's Ray that hold an actor."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # zombies are of this kind, too
-            if "ray::_Actor" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """What one process makes of the scenario, undisturbed."""
+    quick = slow_scenario({"backend": "inline"})
+    return outcome(simulation.run(quick, out=tmp_path_factory.mktemp("whole")))
 
 
-class Killer(Reporter):
-    """Kills worker processes with SIGKILL when blocks answer, at random."""
-
-    def __init__(self, seed: int, kills: int, at_once: int = 1) -> None:
-        self.random = random.Random(seed)
-        self.left, self.at_once = kills, at_once
-
-    def clients_done(self, count: int) -> None:
-        alive = actors()  # one that was killed takes a while to come back
-        if self.left > 0 and len(alive) >= self.at_once and self.random.random() < 0.3:
-            for victim in self.random.sample(alive, self.at_once):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    victim.kill()
-                self.left -= 1
+def retried(run):
+    return sum(r.get("clients/retried", 0) for r in run.rounds)
 
 
-def scenario(engine):
-    client = {"name": MISBEHAVE + "Slow", "seconds": 0.02}
-    return tiny(num_clients=20, num_rounds=6, client=client, engine=engine)
+def test_thirty_kills_at_random_times_change_nothing(tmp_path, expected):
+    rng = random.Random(30)
+    kills = {
+        "drivers": kill_drivers(tmp_path, rng, expected, wanted=18),
+        "workers": kill_single_and_double(tmp_path, rng, expected, wanted=10),
+        "nodes": kill_nodes(tmp_path, rng, expected, wanted=2),
+    }
+    assert sum(kills.values()) >= 30, kills
 
 
-@pytest.mark.parametrize(("seed", "at_once"), [(0, 1), (1, 2)])
-def test_killed_workers_change_nothing(tmp_path, seed, at_once):
-    whole = simulation.run(scenario({"backend": "inline"}), out=tmp_path)
-    killer = Killer(seed, kills=4, at_once=at_once)
-    run = simulation.run(scenario(RAY), out=tmp_path, reporter=killer)
-    assert killer.left <= 4 - at_once  # at least once; a returning worker may be too late
-    assert run.summary["weights_sha256"] == whole.summary["weights_sha256"]
-    assert outcome(run) == outcome(whole)
-    assert sum(r.get("clients/retried", 0) for r in run.rounds) > 0
+def kill_drivers(tmp_path, rng, expected, wanted):
+    """Runs in one process each, killed up to four times before they end."""
+    drivers = Drivers()
+    killed = 0
+    for i in range(wanted):
+        out = tmp_path / f"driver-{i}"
+        scenario = slow_scenario({"backend": "inline"})
+        most = min(4, wanted - killed)
+        run, died = drivers.run_with_kills(scenario, out, rng, most, longest_s=4.0)
+        assert outcome(run) == expected
+        killed += died
+        if killed == wanted:
+            break
+    return killed
+
+
+def kill_single_and_double(tmp_path, rng, expected, wanted):
+    """One worker at a time, then two at once."""
+    killed = 0
+    lost = 0
+    for i in range(wanted):
+        at_once = 1 + i % 2
+        with Killer(rng, kill_workers(rng, at_once), most=min(6, wanted - killed)) as killer:
+            out = tmp_path / f"workers-{i}"
+            run = simulation.run(slow_scenario(RAY), out=out, reporter=killer)
+        assert outcome(run) == expected
+        killed += killer.kills
+        lost += retried(run)
+        if killed >= wanted:
+            break
+    assert lost > 0, "some kills hit a worker at work"
+    return killed
+
+
+def kill_nodes(tmp_path, rng, expected, wanted):
+    with two_nodes() as nodes:
+        nodes.plan(rng, wanted, answers=24 * 8)
+        engine = {**RAY, "address": nodes.address}
+        run = simulation.run(slow_scenario(engine), out=tmp_path / "nodes", reporter=nodes)
+    assert outcome(run) == expected
+    return nodes.kills
+
+
+def test_kills_are_counted_and_named(tmp_path, expected):
+    rng = random.Random(4)
+    for i in range(5):  # a kill may hit a worker that has nothing to do
+        with Killer(rng, kill_workers(rng, 2), most=4) as killer:
+            run = simulation.run(slow_scenario(RAY), out=tmp_path / str(i), reporter=killer)
+        assert outcome(run) == expected
+        if retried(run):
+            break
+    assert killer.kills >= 2
+    assert retried(run) > 0
     assert "sent out again" in "\n".join(run.events)
+
+
+def test_a_killed_driver_of_ray_leaves_no_process_behind_and_is_resumed(tmp_path, expected):
+    drivers = Drivers()
+    driver = drivers.start(slow_scenario(RAY), tmp_path)
+    wait_for(lambda: list(tmp_path.glob("tiny/*/checkpoints/round-*3.safetensors")), driver)
+    below = descendants(psutil.Process(driver.pid))
+    below = [p for p in below if p.name() in ("raylet", "gcs_server") or "_Actor" in command(p)]
+    assert len(below) == 4
+    driver.kill()
+    driver.join()
+    _, left = psutil.wait_procs(below, timeout=40)  # Ray's two agents take about a minute
+    assert not left
+    assert outcome(drivers.run(slow_scenario(RAY), tmp_path)) == expected
+
+
+def test_a_run_whose_own_node_is_killed_ends_and_is_resumed(tmp_path, expected):
+    drivers = Drivers()
+    driver = drivers.start(slow_scenario(RAY), tmp_path)
+    wait_for(lambda: list(tmp_path.glob("tiny/*/checkpoints/round-*3.safetensors")), driver)
+    (raylet,) = [p for p in descendants(psutil.Process(driver.pid)) if p.name() == "raylet"]
+    raylet.kill()
+    driver.join(120)
+    assert driver.exitcode not in (None, 0)
+    (folder,) = tmp_path.glob("tiny/*")
+    assert len(Run.open(folder).rounds) >= 4
+    assert outcome(drivers.run(slow_scenario(RAY), tmp_path)) == expected
+
+
+def wait_for(condition, driver):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert driver.exitcode is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_actors_are_gone_afterwards(tmp_path):
     simulation.run(tiny(engine=RAY), out=tmp_path)
     deadline = time.monotonic() + 20
-    while actors() and time.monotonic() < deadline:
+    while workers_of(psutil.Process()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert not actors()
-
-
-@pytest.fixture
-def two_nodes():
-    from ray.cluster_utils import Cluster
-
-    head = {"num_cpus": 1, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    cluster.add_node(num_cpus=1)
-    yield cluster
-    cluster.shutdown()
-
-
-class NodeKiller(Reporter):
-    """Takes the second node away in the middle of a round."""
-
-    def __init__(self, cluster) -> None:
-        self.cluster = cluster
-        self.answers = 0
-
-    def clients_done(self, count: int) -> None:
-        self.answers += 1
-        if self.answers == 14:  # the second round has ten blocks
-            node = next(n for n in self.cluster.worker_nodes)
-            self.cluster.remove_node(node, allow_graceful=False)
-
-
-def test_two_nodes_give_the_bits_of_one_and_losing_a_node_changes_nothing(tmp_path, two_nodes):
-    whole = simulation.run(scenario({"backend": "inline"}), out=tmp_path)
-    engine = {**RAY, "address": two_nodes.address}
-    both = simulation.run(scenario(engine), out=tmp_path)
-    assert comparable(both) == comparable(whole)
-    lost = simulation.run(scenario(engine), out=tmp_path, reporter=NodeKiller(two_nodes))
-    assert outcome(lost) == outcome(whole)
-    assert lost.summary["weights_sha256"] == whole.summary["weights_sha256"]
-
-
-DRIVER = """
-import sys
-from pathlib import Path
-from fedsim import simulation
-from tests.engine.runs import six_rounds
-client = {"name": MISBEHAVE + "Slow", "seconds": 0.05}
-scenario = six_rounds(client=client, strategy={"name": "fedadam"})
-simulation.run(scenario, out=Path(sys.argv[1]))
-"""
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_killed_driver_is_resumed_to_the_same_bits(tmp_path, seed):
-    root = Path(__file__).parents[2]
-    whole = subprocess.run([sys.executable, "-c", DRIVER, tmp_path / "whole"], cwd=root)
-    assert whole.returncode == 0
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, tmp_path / "killed"], cwd=root)
-    wanted = random.Random(seed).randrange(1, 6)
-    while not list((tmp_path / "killed").glob(f"tiny/*/checkpoints/round-*{wanted}.safetensors")):
-        assert driver.poll() is None
-        time.sleep(0.01)
-    time.sleep(random.Random(seed).random() * 0.2)
-    driver.kill()
-    driver.wait()
-    (folder,) = (tmp_path / "killed").glob("tiny/*")
-    (other,) = (tmp_path / "whole").glob("tiny/*")
-    assert Run.open(folder).status == "running"
-    assert comparable(simulation.resume(folder)) == comparable(Run.open(other))
+    assert not workers_of(psutil.Process())

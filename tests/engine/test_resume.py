@@ -8,12 +8,11 @@ import pytest
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
 from fedsim import simulation, trees
-from fedsim.checkpoint import Checkpoints
 from fedsim.engine.states import ClientStates
 from fedsim.errors import OutputError, PayloadError
 from fedsim.progress import Reporter
 from fedsim.results import Run
-from tests.engine.runs import STOCK, comparable, outcome, six_rounds, stopped
+from tests.engine.runs import STOCK, comparable, outcome, six_rounds, stopped, stopping_after
 from tests.problems import tiny
 
 NOISY = {
@@ -56,18 +55,6 @@ def test_resume_after_every_round(tmp_path, server_round, strategy):
     assert outcome(resumed) == outcome(whole)
     assert resumed.status == "done"
     assert f"resumed after round {server_round}" in "\n".join(resumed.events)
-
-
-def stopping_after(server_round):
-    """Checkpoints that end the run when that of a round has been written."""
-
-    class Stopping(Checkpoints):
-        def save(self, saved_round, *rest):
-            super().save(saved_round, *rest)
-            if saved_round == server_round:
-                raise KeyboardInterrupt
-
-    return Stopping
 
 
 def stopped_after(scenario, out, server_round):
