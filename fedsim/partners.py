@@ -36,6 +36,8 @@ def check(scenario: Scenario) -> None:
             _check_section("codecs", codec.section, ("codec", direction, i))
     if scenario.devices:
         fleet.check(scenario.devices)
+        section = scenario.devices.selection.section
+        _check_section("selectors", section, ("devices", "selection"))
     _check_mods(client, scenario)
     _check_kinds(client, strategy, scenario)
 
