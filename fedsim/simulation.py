@@ -26,6 +26,7 @@ from fedsim.engine.inline import InlineGrid
 from fedsim.engine.ray_grid import Launch, RayGrid
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Recipe
+from fedsim.engine.world import World, columns
 from fedsim.errors import OutputError, RunError
 from fedsim.events import polite_interrupt, recorded
 from fedsim.ledger import Ledger
@@ -145,6 +146,7 @@ class Simulation:
         self.records: list[Record] = []
         self.key_metric = ("eval/loss", "min")
         self.weights: Arrays | None = None
+        self.world = World.of(recipe)
         self.checkpoints = Checkpoints(folder.path, self.scenario.checkpoint.keep)
 
     def run(self, saved: Checkpoint | None) -> None:
@@ -160,7 +162,7 @@ class Simulation:
             name, mode = grid.facts["key_metric"]
             self.key_metric = (f"eval/{name}", mode)
             self.reporter.message(describe(grid))
-            connect(grid, self.strategy)
+            connect(grid, self.strategy, self.world)
             arrays = self.begin(grid, saved)
             first = saved.server_round + 1 if saved else 1
             for server_round in range(first, scenario.num_rounds + 1):
@@ -184,13 +186,16 @@ class Simulation:
         grid.states.restore(saved.clients)
         restore_strategy(self.strategy, saved.strategy)
         self.weights = conform(saved.weights, grid.facts["arrays"])  # no round may be left
+        if self.world:
+            self.world.restore(saved.extras["world"])
         return to_record(saved.weights)
 
     def save(self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord) -> None:
         """Write a checkpoint."""
         weights = to_arrays(arrays)
         ledger = self.ledger.totals
-        self.checkpoints.save(server_round, weights, self.strategy, ledger, grid.states)
+        extras = {"world": self.world.checkpoint()} if self.world else {}
+        self.checkpoints.save(server_round, weights, self.strategy, ledger, grid.states, extras)
 
     def round(
         self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord
@@ -198,7 +203,9 @@ class Simulation:
         """One round of training, and of clients' own tests when asked for."""
         # Stock strategies sample clients and draw noise from Python's and NumPy's generators.
         self.seeds.seed_globals("strategy", server_round, with_torch=False)
+        grid.offer(self.world.offer(server_round) if self.world else None)
         messages = list(self.strategy.configure_train(server_round, arrays, ConfigRecord(), grid))
+        grid.offer(None)
         self.reporter.round_begins(server_round, len(messages))
         replies = grid.send_and_receive(messages)
         aggregated, metrics = self.strategy.aggregate_train(server_round, replies)
@@ -228,9 +235,11 @@ class Simulation:
         record: Record = {
             "round": server_round,
             "clients/selected": len(reports),
-            "clients/completed": len(reports) - failed,
+            "clients/completed": sum(r.status == "ok" for r in reports),
             "clients/failed": failed,
         }
+        if self.world:
+            record |= self.world.close_round(server_round, reports)
         if reports and failed / len(reports) > self.scenario.max_failed_fraction:
             record |= self.ledger.close_round()
             self.records.append(record)
@@ -310,17 +319,22 @@ def build_strategy(scenario: Scenario, num_clients: int) -> Strategy:
     evaluate = scenario.evaluate
     fraction = evaluate.fraction_evaluate if evaluate.personal else 0.0
     sampling = sampling_arguments(cohort, round(fraction * num_clients), num_clients)
+    if scenario.devices:  # the world offers the round's clients, and all of them are asked
+        sampling |= {"fraction_train": 1.0, "min_train_nodes": 0, "min_available_nodes": 0}
     strategy = registry.build("strategies", scenario.strategy.section, **sampling)
     check_strategy(strategy)
     if isinstance(strategy, DeltaStrategy):
-        strategy.fraction_train = cohort / num_clients
+        strategy.fraction_train = 1.0 if scenario.devices else cohort / num_clients
         strategy.fraction_evaluate = fraction
         strategy.seeds = Seeds(scenario.seed)
     return strategy  # type: ignore[no-any-return]
 
 
-def connect(grid: WorkerGrid, strategy: Strategy) -> None:
-    """Tell the grid in which form this strategy takes replies."""
+def connect(grid: WorkerGrid, strategy: Strategy, world: World | None = None) -> None:
+    """Tell the grid in which form this strategy takes replies, and in which world it works."""
+    grid.world = world
+    if world:
+        world.weight_bytes = grid.facts["weight_bytes"]
     grid.deltas = isinstance(strategy, DeltaStrategy)
     grid.reduce = is_additive(strategy)
 
@@ -346,6 +360,7 @@ def _row(server_round: int, stage: str, report: Report) -> Record:
         "up_bytes": report.up_bytes,
         "down_bytes": report.down_bytes,
         "time/wall_s": round(report.wall_s, 4),
+        **columns(report),
     }
     return row | ({"error": report.error} if report.error else {})
 

@@ -141,7 +141,7 @@ class DeltaStrategy(Strategy):
     def _sample(self, stream: str, server_round: int, fraction: float, grid: Grid) -> list[int]:
         nodes = grid.get_node_ids()
         nodes = nodes if isinstance(nodes, Sequence) else list(nodes)
-        size = max(1, round(fraction * len(nodes)))
+        size = min(len(nodes), max(1, round(fraction * len(nodes))))
         draw = self.seeds.numpy(stream, server_round)
         return [nodes[int(i)] for i in draw.choice(len(nodes), size, replace=False)]
 

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.arrays import Arrays
+from fedsim.clock import Trip
+from fedsim.cost import Spent
 
 BLOCKS_PER_ROUND = 16
 """A cohort is cut into at most this many blocks: enough to balance eight workers."""
@@ -44,6 +46,7 @@ class Block:
     Attributes:
         reduce: Answer with the weighted mean of the block instead of one payload per client.
         num_examples: Rows of its clients, by which the largest block goes first.
+        budgets: Bytes of memory of each client's device; empty without devices.
     """
 
     server_round: int
@@ -52,14 +55,23 @@ class Block:
     config: Mapping[str, Any]
     reduce: bool
     num_examples: int = 0
+    budgets: tuple[int, ...] = ()
+
+
+Status = Literal["ok", "failed", "oom", "dropped", "interrupted", "late", "void"]
+"""Of a client in a round: it answered in time; its code failed; its device has too little memory;
+it vanished at work; it became unavailable; it answered too late; too few others answered."""
 
 
 @dataclass
 class Report:
-    """What happened to one client in one round."""
+    """What happened to one client in one round.
+
+    ``spent`` and ``trip`` are known where the scenario has devices.
+    """
 
     client: int
-    status: Literal["ok", "failed"] = "ok"
+    status: Status = "ok"
     num_examples: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     up_bytes: int = 0
@@ -67,6 +79,10 @@ class Report:
     down_bytes: int = 0
     wall_s: float = 0.0
     error: str = ""
+    spent: Spent = field(default_factory=Spent)
+    rows_at_once: int = 0
+    trip: Trip | None = None
+    device: str = ""
 
 
 @dataclass

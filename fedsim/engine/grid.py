@@ -10,7 +10,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
@@ -24,6 +24,9 @@ from fedsim.engine.worker import Codecs, Recipe, build_codecs, decode_update
 from fedsim.errors import PayloadError
 from fedsim.strategy import ARRAYS, DELTA, METRICS, NUM_EXAMPLES, to_arrays, to_record
 from fedsim.task import merge_totals
+
+if TYPE_CHECKING:
+    from fedsim.engine.world import World
 
 log = logging.getLogger("fedsim.clients")
 CALL_S = 0.05
@@ -43,6 +46,9 @@ class _Group:
     messages: dict[int, Message] = field(default_factory=dict)
 
 
+_Answered = tuple[_Group, Block, BlockResult]
+
+
 class WorkerGrid(Grid):
     """A Flower grid whose nodes are the clients 0 .. num_clients - 1.
 
@@ -56,11 +62,13 @@ class WorkerGrid(Grid):
         deltas: Hand deltas to the strategy; otherwise received weights plus delta.
         reports: What happened to each client since ``take_reports`` was last called.
         peak_bytes: Largest resident memory of a worker so far.
+        world: Devices and virtual clock, where the scenario has them.
     """
 
     reduce = False
     deltas = False
     num_workers = 1
+    world: World | None = None
 
     def __init__(
         self,
@@ -78,6 +86,7 @@ class WorkerGrid(Grid):
         self.facts: dict[str, Any] = {}
         self.states = states or ClientStates()
         self._retried = 0
+        self._offered: Sequence[int] | None = None
         self._broadcasts = 0
         self._client_s: dict[str, float] = {}
 
@@ -136,8 +145,12 @@ class WorkerGrid(Grid):
         return self._replies(groups) if self.deltas else _alike(list(self._replies(groups)))
 
     def get_node_ids(self) -> Sequence[int]:
-        """The clients, as a range: nothing is listed."""
-        return range(self.num_clients)
+        """The clients, as a range: nothing is listed; or those on offer."""
+        return range(self.num_clients) if self._offered is None else self._offered
+
+    def offer(self, clients: Sequence[int] | None) -> None:
+        """Name these clients only, from now on; None names all again."""
+        self._offered = clients
 
     def create_message(
         self,
@@ -203,13 +216,10 @@ class WorkerGrid(Grid):
             for blocks in self._bundles(group):
                 bundles.append((group, blocks))
                 calls.append((blocks, group.kind, handle))
-        stream = self.map("work", calls)
-        for group, blocks in bundles:
-            results: list[BlockResult] = next(stream)
-            self._note_pace(group.kind, results)
-            for block, result in zip(blocks, results, strict=True):
-                self._take(block, result)
-                yield from self._answers(group, block, result)
+        results = self._results(bundles, self.map("work", calls))
+        for group, block, result in self._followed(results):
+            self._take(block, result)
+            yield from self._answers(group, block, result)
 
     def _bundles(self, group: _Group) -> list[list[Block]]:
         """The group's blocks, several in a call where they are quick; no result depends on it."""
@@ -223,19 +233,45 @@ class WorkerGrid(Grid):
         least = self.facts["block_size"] if group.kind == "train" else 1
         return cut(list(group.messages), least)
 
-    def _note_pace(self, kind: str, results: list[BlockResult]) -> None:
-        seconds = [report.wall_s for result in results for report in result.reports]
-        self._client_s[kind] = sum(seconds) / len(seconds)
+    def _results(
+        self, bundles: list[tuple[_Group, list[Block]]], stream: Iterator[list[BlockResult]]
+    ) -> Iterator[_Answered]:
+        """Each block with its result, in order; notes how long a client takes."""
+        for group, blocks in bundles:
+            results = next(stream)
+            seconds = [report.wall_s for result in results for report in result.reports]
+            self._client_s[group.kind] = sum(seconds) / len(seconds)
+            for block, result in zip(blocks, results, strict=True):
+                yield group, block, result
+
+    def _followed(self, results: Iterable[_Answered]) -> Iterable[_Answered]:
+        """Results with trips on the virtual clock; all at once where a client may be left out."""
+        if self.world is None:
+            yield from results
+            return
+        if self.world.leaves_out:
+            results = list(results)
+            self.world.judge([(block, r) for group, block, r in results if group.kind == "train"])
+        for group, block, result in results:
+            if group.kind == "train" and not self.world.leaves_out:
+                self.world.follow(block, result)
+            yield group, block, result
 
     def _block(self, group: _Group, clients: Sequence[int]) -> Block:
+        server_round = int(group.config.get("server-round", 0))
         return Block(
-            server_round=int(group.config.get("server-round", 0)),
+            server_round=server_round,
             clients=tuple(clients),
             states=(None,) * len(clients),
             config=group.config,
-            reduce=self.reduce and group.kind == "train",
+            reduce=self.reduce and group.kind == "train" and not self._leaves_out,
             num_examples=sum(len(self.recipe.ownership.train[c]) for c in clients),
+            budgets=self.world.budgets(clients, server_round) if self.world else (),
         )
+
+    @property
+    def _leaves_out(self) -> bool:
+        return self.world is not None and self.world.leaves_out
 
     def filled(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """A call's arguments with the states of its clients; ``map`` asks when it makes the call.

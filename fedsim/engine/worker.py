@@ -21,6 +21,7 @@ from fedsim.arrays import Arrays, WeightedMean, misfit, non_finite
 from fedsim.client import Client, ClientMethod, Update
 from fedsim.codec import Codec, Payload
 from fedsim.codecs.none import NoCodec
+from fedsim.cost import Meter, Spent, Tally, counted
 from fedsim.data import partition
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, ClientState, Report
 from fedsim.errors import ClientError, FedsimError, ModelError, PayloadError, ScenarioError
@@ -56,8 +57,13 @@ class Worker:
         self.codecs = build_codecs(scenario.codec)
         self._train_client = self._plain_client if _is_plain(method, scenario) else self._app_client
         self.method = method
-        self._at_once = _is_plain(method, scenario) and method.trains_blocks
+        # Devices' work is metered client by client.
+        at_once = _is_plain(method, scenario) and not scenario.devices
+        self._at_once = at_once and method.trains_blocks
         self._trained: dict[int, Update | Exception] = {}
+        self.meter = Meter(self.task, _own(method)) if scenario.devices else None
+        self._tally: Tally | None = None
+        self._rows_at_once: int | None = None
         self._received: tuple[str, Arrays] = ("", {})
 
     def facts(self) -> dict[str, Any]:
@@ -68,6 +74,7 @@ class Worker:
             "num_trainable": sum(x.size for x in self.like.values()),
             "key_metric": self.task.objective.key_metric,
             "block_size": self.method.block_size if self._at_once else 1,
+            "weight_bytes": self.meter.weight_bytes if self.meter else 0,
         }
 
     def work(
@@ -83,11 +90,15 @@ class Worker:
         mean = WeightedMean()
         with preserved_generators():
             self._trained = self._train_at_once(block, received)
-            for client, state in zip(block.clients, block.states, strict=True):
+            for i, (client, state) in enumerate(zip(block.clients, block.states, strict=True)):
                 report = Report(client, down_bytes=broadcast.num_bytes)
+                if self.meter and not self._admits(report, block.budgets[i]):
+                    result.reports.append(report)
+                    result.states.append(None)
+                    continue
                 self.seeds.seed_globals("train", block.server_round, client)
                 with self._reporting(report, block.server_round, "train"):
-                    with time_limit(self.scenario.engine.client_timeout_s):
+                    with time_limit(self.scenario.engine.client_timeout_s), self._metered(report):
                         update, state = self._train_client(client, block, received, state)
                     payload = self._encode(update, report)
                     if block.reduce:
@@ -147,6 +158,37 @@ class Worker:
             with torch.no_grad():
                 return self.task.objective.final_metrics(self.task.model, self.task.split.test)
 
+    def _admits(self, report: Report, budget: int) -> bool:
+        """Whether the client's device can hold its batches, or smaller ones where that may be."""
+        assert self.meter is not None
+        self._rows_at_once = None
+        if self.meter.method is None:  # nothing is known of a ClientApp's memory
+            return True
+        with self._globals("memory", report.client):
+            allowed = self.scenario.devices and self.scenario.devices.out_of_memory == "accumulate"
+            shrinks = bool(allowed) and self.meter.method.accumulates
+            rows, needed = self.meter.rows_that_fit(report.client, budget, shrinks)
+        if rows == 0:
+            report.status, report.spent = "oom", Spent(memory_bytes=needed)
+        self._rows_at_once = report.rows_at_once = rows
+        return rows > 0
+
+    @contextmanager
+    def _metered(self, report: Report) -> Iterator[None]:
+        """Measure what a client does, where the scenario has devices."""
+        if self.meter is None:
+            yield
+            return
+        self._tally = Tally()
+        if isinstance(self.method, ClientMethod):
+            yield
+        else:
+            with counted() as counter:
+                yield
+            self._tally.flops = counter.get_total_flops()
+        with self._globals("cost", report.client):
+            report.spent = self.meter.spent(self._tally)
+
     def _receive(self, broadcast: Broadcast) -> Arrays:
         if self._received[0] != broadcast.key:  # decoded once per worker and broadcast
             payload = Payload(memoryview(broadcast.payload))  # type: ignore[arg-type]
@@ -199,6 +241,8 @@ class Worker:
             config=block.config,
             state=state,
             generator=self.seeds.torch("client", block.server_round, client),
+            tally=self._tally,
+            rows_at_once=self._rows_at_once,
         )
 
     def _encode(self, update: Update, report: Report) -> Payload:
@@ -358,6 +402,11 @@ def build_codecs(section: CodecSection) -> Codecs:
         return registry.build("codecs", chain[0].section) if chain else NoCodec()
 
     return Codecs(one(section.up, "up"), one(section.down, "down"))
+
+
+def _own(method: Any) -> ClientMethod | None:
+    """The method if it is fedsim's; Flower's apps declare nothing."""
+    return method if isinstance(method, ClientMethod) else None
 
 
 def _is_plain(method: Any, scenario: Scenario) -> bool:
