@@ -76,6 +76,7 @@ KINDS: dict[str, Callable[[], Entries]] = {
     "strategies": lambda: {**registry.available("strategies"), **flower_strategies()},
     "clients": lambda: registry.available("clients"),
     "codecs": lambda: registry.available("codecs"),
+    "feedback": lambda: registry.available("feedback"),
     "tasks": lambda: registry.available("tasks"),
     "partitioners": partitioners,
     "peft": peft_types,

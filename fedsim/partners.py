@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedsim import registry
+from fedsim.chain import FEEDBACK, build_chain, feedback_section
 from fedsim.errors import FedsimError, PluginError
 
 if TYPE_CHECKING:
-    from fedsim.scenario import Scenario
+    from fedsim.scenario import Plugin, Scenario
 
 ENGINE_SUPPLIED = {
     "fraction_train": "Set clients_per_round or fraction_train at the top level",
@@ -31,8 +32,7 @@ def check(scenario: Scenario) -> None:
     client = _check_section("clients", scenario.client.section, ("client",))
     _check_section("tasks", scenario.task.section, ("task",))
     for direction in ("up", "down"):
-        for i, codec in enumerate(getattr(scenario.codec, direction)):
-            _check_section("codecs", codec.section, ("codec", direction, i))
+        _check_chain(getattr(scenario.codec, direction), ("codec", direction))
     _check_mods(client, scenario)
     _check_kinds(client, strategy, scenario)
 
@@ -60,6 +60,16 @@ def _check_section(kind: str, section: Mapping[str, Any], key: tuple[str | int, 
         if not error.key or error.key[: len(key)] != key:
             error.key = (*key, *error.key)
         raise
+
+
+def _check_chain(chain: Sequence[Plugin], key: tuple[str | int, ...]) -> None:
+    for i, codec in enumerate(chain):
+        plain = {k: v for k, v in codec.section.items() if k != FEEDBACK}
+        _check_section("codecs", plain, (*key, i))
+        if codec.section.get(FEEDBACK) not in (None, "none"):
+            section = feedback_section(codec.section[FEEDBACK])
+            _check_section("feedback", section, (*key, i, FEEDBACK))
+    build_chain([codec.section for codec in chain], key)
 
 
 def _check_mods(client: Any, scenario: Scenario) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from fedsim.arrays import Arrays
 from fedsim.client import Client, Update
 from fedsim.clients.sgd import SGD
-from fedsim.codec import Payload
+from fedsim.codec import Payload, Sender
 from fedsim.codecs.none import NoCodec
 
 
@@ -70,8 +70,8 @@ class CapturingCodec(NoCodec):
 
     lengths: ClassVar[list[int]] = []
 
-    def encode(self, arrays: Arrays, state: Arrays) -> Payload:
-        payload = super().encode(arrays, state)
+    def encode(self, arrays: Arrays, state: Arrays, sender: Sender | None = None) -> Payload:
+        payload = super().encode(arrays, state, sender)
         self.lengths.append(len(payload.data))
         return payload
 

@@ -20,9 +20,10 @@ MODULES = [m.name for m in pkgutil.walk_packages(fedsim.__path__, "fedsim.")]
 LAYERS = [
     {"_version", "errors", "units"},
     {"arrays", "seeds", "layers", "wording", "registry", "records", "cache", "trees"},
+    {"payload", "codec", "chain"},
     {"partners", "scenario"},
-    {"results", "codec", "models", "data"},
-    {"codecs", "task", "differences", "compare", "progress"},
+    {"results", "models", "data"},
+    {"codecs", "feedback", "task", "differences", "compare", "progress"},
     {"tasks", "client", "strategy"},
     {"engine", "ledger", "checkpoint", "events"},
     {"simulation", "listing", "templates"},

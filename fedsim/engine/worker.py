@@ -18,13 +18,13 @@ import torch
 
 from fedsim import registry
 from fedsim.arrays import Arrays, WeightedMean, non_finite
+from fedsim.chain import build_chain
 from fedsim.client import Client, ClientMethod, Update
 from fedsim.codec import Codec, Payload
-from fedsim.codecs.none import NoCodec
 from fedsim.data import partition
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, ClientState, Report
 from fedsim.errors import ClientError, FedsimError, ModelError, ScenarioError
-from fedsim.scenario import CodecSection, Plugin, Scenario
+from fedsim.scenario import CodecSection, Scenario
 from fedsim.seeds import Seeds
 from fedsim.task import Task, Totals
 
@@ -266,16 +266,10 @@ class Codecs:
 def build_codecs(section: CodecSection) -> Codecs:
     """Build both directions' codecs; an empty chain is the codec ``none``."""
 
-    def one(chain: tuple[Plugin, ...], direction: str) -> Codec:
-        if len(chain) > 1:
-            raise ScenarioError(
-                "a chain of several codecs cannot be built: each codec here ends in bytes",
-                key=("codec", direction),
-                hint="Give one codec",
-            )
-        return registry.build("codecs", chain[0].section) if chain else NoCodec()
-
-    return Codecs(one(section.up, "up"), one(section.down, "down"))
+    return Codecs(
+        build_chain([plugin.section for plugin in section.up], ("codec", "up")),
+        build_chain([plugin.section for plugin in section.down], ("codec", "down")),
+    )
 
 
 def _is_plain(method: Any, scenario: Scenario) -> bool:
