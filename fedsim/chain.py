@@ -51,6 +51,11 @@ class Chain(Codec):
         self.planned = self._planned.planned if self._planned else ""
 
     @property
+    def fits_weights(self) -> bool:
+        """Whether all do."""
+        return all(c.fits_weights for c in self.codecs)
+
+    @property
     def signature(self) -> str:
         """Names and versions of all."""
         return "+".join(c.signature for c in self.codecs)
@@ -194,6 +199,27 @@ def build_chain(sections: Sequence[Mapping[str, Any]], key: tuple[str | int, ...
         return codec
     _check_contraction(codecs, sections, key)
     return Compensated(codec, feedback)
+
+
+def check_downlink(codec: Codec, key: tuple[str | int, ...]) -> None:
+    """Refuse codecs that make no sense on weights.
+
+    Raises:
+        PluginError: A sparse or low-rank codec without error feedback, or another feedback.
+    """
+    if isinstance(codec, Compensated):
+        if not codec.feedback.for_weights:
+            raise PluginError(
+                "this error feedback is for updates, not for the server's weights",
+                key=key,
+                allowed="On the way down: ef21",
+            )
+    elif not codec.fits_weights:
+        raise PluginError(
+            "this codec leaves out most of what it is given, and on the way down that is weights",
+            key=key,
+            hint="Add error_feedback: ef21, so that it encodes changes of the weights",
+        )
 
 
 def feedback_section(value: Any) -> dict[str, Any]:

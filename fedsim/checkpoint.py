@@ -2,7 +2,8 @@
 
 A checkpoint is one safetensors file in ``checkpoints/`` of the run folder, written under a
 temporary name and renamed: weights, the strategy's state, ledger totals, and which version of each
-client's state was current. Random streams need no saving: they are functions of seed and round.
+client's state, and of what its codec remembers, was current. Random streams need no saving: they
+are functions of seed and round.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from flwr.serverapp.strategy import Strategy
 
 from fedsim import trees
 from fedsim.arrays import Arrays
-from fedsim.engine.states import ClientStates, Versions, pack_versions, unpack_versions
+from fedsim.engine.grid import WorkerGrid
+from fedsim.engine.states import Versions, pack_versions, unpack_versions
 from fedsim.errors import OutputError, PayloadError
 from fedsim.seeds import Seeds
 
 log = logging.getLogger("fedsim")
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Checkpoint:
     strategy: Mapping[str, Any]
     ledger: Mapping[str, int]
     clients: Versions
+    codecs: Mapping[str, Any]
+    residuals: Versions
 
 
 class Checkpoints:
@@ -47,12 +51,17 @@ class Checkpoints:
     def __init__(self, run: Path, keep: int) -> None:
         self.folder = run / "checkpoints"
         self.keep = keep
-        self._versions: list[Versions] = []
+        self._versions: list[tuple[Versions, Versions]] = []
 
     @property
     def clients_folder(self) -> Path:
         """Where client states lie."""
         return self.folder / "clients"
+
+    @property
+    def residuals_folder(self) -> Path:
+        """Where lies what clients' codecs remember."""
+        return self.folder / "residuals"
 
     def save(
         self,
@@ -60,27 +69,30 @@ class Checkpoints:
         weights: Arrays,
         strategy: Strategy,
         ledger: Mapping[str, int],
-        states: ClientStates,
+        grid: WorkerGrid,
     ) -> None:
         """Write a checkpoint and delete what only older ones needed.
 
         Raises:
             OutputError: It cannot be written; older checkpoints are untouched.
         """
-        versions = states.flush()
+        versions = grid.states.flush(), grid.residuals.flush()
         content = {
             "format": FORMAT,
             "round": server_round,
             "weights": weights,
             "strategy": strategy_state(strategy),
             "ledger": dict(ledger),
-            "clients": pack_versions(versions),
+            "clients": pack_versions(versions[0]),
+            "codecs": grid.memory,
+            "residuals": pack_versions(versions[1]),
         }
         trees.save(self.folder / f"round-{server_round:06d}.safetensors", content)
         for old in self._files()[: -self.keep]:
             old.unlink(missing_ok=True)
         self._versions = [*self._versions, versions][-self.keep :]
-        states.drop_except(self._versions)
+        grid.states.drop_except([states for states, _ in self._versions])
+        grid.residuals.drop_except([residuals for _, residuals in self._versions])
 
     def latest(self) -> Checkpoint:
         """The newest checkpoint that is whole.
@@ -113,6 +125,8 @@ def _read(path: Path) -> Checkpoint:
         strategy=content["strategy"],
         ledger=content["ledger"],
         clients=unpack_versions(content["clients"]),
+        codecs=content["codecs"],
+        residuals=unpack_versions(content["residuals"]),
     )
 
 

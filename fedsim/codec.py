@@ -137,6 +137,11 @@ class Codec(ABC):
         return ()
 
     @property
+    def fits_weights(self) -> bool:
+        """Whether what is decoded resembles any arrays, and not only small updates."""
+        return self.lossless or self.stage == "quantise"
+
+    @property
     def signature(self) -> str:
         """Name and version, as the header's digest covers them."""
         return f"{type(self).__module__.removeprefix('fedsim.codecs.')}@{self.version}"
@@ -195,6 +200,7 @@ class Feedback(ABC):
     a lost reply leaves sender and server where they were.
 
     Attributes:
+        for_weights: Whether the server may use it on the way down, with weights as its updates.
         differences: Whether messages are changes of the estimate.
         server: What the server keeps and steps with: the ``mean`` of the estimates of all clients
             it has heard of, or ``mirrors`` of each of them, to average those of the cohort.
@@ -202,6 +208,7 @@ class Feedback(ABC):
 
     is_plugin: ClassVar[bool] = True
     version: ClassVar[int] = 1
+    for_weights: ClassVar[bool] = False
     differences: ClassVar[bool] = True
     server: Literal["mean", "mirrors"] = "mean"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedsim import registry
-from fedsim.chain import FEEDBACK, build_chain, feedback_section
+from fedsim.chain import FEEDBACK, build_chain, check_downlink, feedback_section
 from fedsim.errors import FedsimError, PluginError
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ def _check_chain(chain: Sequence[Plugin], key: tuple[str | int, ...]) -> None:
         if codec.section.get(FEEDBACK) not in (None, "none"):
             section = feedback_section(codec.section[FEEDBACK])
             _check_section("feedback", section, (*key, i, FEEDBACK))
-    build_chain([codec.section for codec in chain], key)
+    built = build_chain([codec.section for codec in chain], key)
+    if key[-1] == "down":
+        check_downlink(built, key)
 
 
 def _check_mods(client: Any, scenario: Scenario) -> None:

@@ -24,7 +24,7 @@ from fedsim.engine.blocks import Report
 from fedsim.engine.grid import WorkerGrid
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Recipe
-from fedsim.errors import OutputError, RunError
+from fedsim.errors import OutputError, PluginError, RunError
 from fedsim.events import polite_interrupt, recorded
 from fedsim.ledger import Ledger
 from fedsim.models import catalogue
@@ -135,7 +135,7 @@ class Simulation:
             log.warning(warning)
         with (
             polite_interrupt(self.reporter) as asked_to_stop,
-            open_grid(self.recipe, self.reporter, self.checkpoints.clients_folder) as grid,
+            open_grid(self.recipe, self.reporter, self.checkpoints) as grid,
         ):
             name, mode = grid.facts["key_metric"]
             self.key_metric = (f"eval/{name}", mode)
@@ -161,14 +161,15 @@ class Simulation:
         self.records.extend(Run.open(self.folder.path).rounds)
         self.ledger.restore(saved.ledger)
         grid.states.restore(saved.clients)
+        grid.residuals.restore(saved.residuals)
+        grid.restore(saved.codecs)
         restore_strategy(self.strategy, saved.strategy)
         return to_record(saved.weights)
 
     def save(self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord) -> None:
         """Write a checkpoint."""
         weights = to_arrays(arrays)
-        ledger = self.ledger.totals
-        self.checkpoints.save(server_round, weights, self.strategy, ledger, grid.states)
+        self.checkpoints.save(server_round, weights, self.strategy, self.ledger.totals, grid)
 
     def round(
         self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord
@@ -265,17 +266,19 @@ class Simulation:
         self.folder.finish(summary, status)
 
 
-def open_grid(recipe: Recipe, reporter: Reporter, states: Path) -> WorkerGrid:
-    """The grid that the scenario asks for, not yet entered; client states may lie in ``states``."""
+def open_grid(recipe: Recipe, reporter: Reporter, checkpoints: Checkpoints) -> WorkerGrid:
+    """The grid that the scenario asks for, not yet entered; client states lie in checkpoints."""
     from fedsim.engine.inline import InlineGrid
     from fedsim.engine.ray_grid import RayGrid
 
     engine = recipe.scenario.engine
-    store = ClientStates(states, int(engine.client_state_mb * 1e6))
+    budget = int(engine.client_state_mb * 1e6)
+    folders = (checkpoints.clients_folder, checkpoints.residuals_folder)
+    stores = [ClientStates(folder, budget) for folder in folders]
     if engine.backend == "inline":
-        return InlineGrid(recipe, reporter.clients_done, store)
+        return InlineGrid(recipe, reporter.clients_done, *stores)
     workers = os.cpu_count() or 1 if engine.workers == "auto" else engine.workers
-    return RayGrid(recipe, reporter.clients_done, store, num_workers=workers)
+    return RayGrid(recipe, reporter.clients_done, *stores, num_workers=workers)
 
 
 def build_strategy(scenario: Scenario, num_clients: int) -> Strategy:
@@ -297,6 +300,13 @@ def connect(grid: WorkerGrid, strategy: Strategy) -> None:
     """Tell the grid in which form this strategy takes replies."""
     grid.deltas = isinstance(strategy, DeltaStrategy)
     grid.reduce = is_additive(strategy)
+    if grid.codecs.up.accumulates and not grid.reduce:
+        raise PluginError(
+            "the server would step with one mean over all clients, and "
+            f"{type(strategy).__name__} wants every client's update",
+            key=("codec", "up"),
+            hint="Write error_feedback: {name: ef21, server: mirrors}",
+        )
 
 
 def describe(grid: WorkerGrid) -> str:

@@ -65,6 +65,16 @@ PLUGINS: dict[str, Change] = {
         f"{END}codec:\n  up:\n    - {{name: topk, error_feedback: ef21}}  # <-\n    - sign\n",
         ("error feedback goes around the whole chain", "in the last codec"),
     ),
+    "sparse weights on the way down": (
+        END,
+        f"{END}codec:\n  down: [topk]  # <-\n",
+        ("on the way down that is weights", "Add error_feedback: ef21"),
+    ),
+    "error feedback for updates on the way down": (
+        END,
+        f"{END}codec:\n  down: [{{name: topk, error_feedback: ef14}}]  # <-\n",
+        ("this error feedback is for updates", "On the way down: ef21"),
+    ),
     "unknown error feedback": (
         END,
         f"{END}codec:\n  up:\n    name: topk\n    error_feedback: ef12  # <-\n",

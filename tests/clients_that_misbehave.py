@@ -92,3 +92,23 @@ class Slow(SGD):
         if self.victims is None or client.id in self.victims:
             time.sleep(self.seconds)
         return super().train(client)
+
+
+class FailsInRoundTwo(SGD):
+    """As the tiny problem's client, until round 2."""
+
+    def __init__(self) -> None:
+        super().__init__(learning_rate=0.1, batch_size=8)
+
+    def train(self, client: Client) -> Update:
+        if client.round == 2:
+            raise ValueError("later")
+        return super().train(client)
+
+
+class Growing(FailsInRoundTwo):
+    """Says it has one example more every round."""
+
+    def train(self, client: Client) -> Update:
+        update = SGD.train(self, client)
+        return Update(update.arrays, update.num_examples + client.round, update.metrics)

@@ -12,15 +12,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
 
-import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedsim.arrays import Arrays, add, conform
 from fedsim.codec import Payload
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report, cut
+from fedsim.engine.downlink import Downlink
 from fedsim.engine.states import ClientStates
+from fedsim.engine.uplink import ClientMean
 from fedsim.engine.worker import Codecs, Recipe, build_codecs
+from fedsim.errors import PluginError
+from fedsim.seeds import Seeds
 from fedsim.strategy import ARRAYS, DELTA, METRICS, NUM_EXAMPLES, to_arrays, to_record
 from fedsim.task import merge_totals
 
@@ -36,7 +39,7 @@ class _Group:
     kind: str
     config: Mapping[str, Any]
     broadcast: Broadcast
-    received: Arrays
+    sent: Arrays
     messages: dict[int, Message] = field(default_factory=dict)
 
 
@@ -47,6 +50,7 @@ class WorkerGrid(Grid):
         recipe: What each worker builds.
         on_reply: Called with the number of clients whenever a block has answered.
         states: Where clients' private states are kept.
+        residuals: Where what clients' codecs remember is kept.
 
     Attributes:
         reduce: Let a block answer as one heavier client (for additive strategies).
@@ -63,6 +67,7 @@ class WorkerGrid(Grid):
         recipe: Recipe,
         on_reply: Callable[[int], None] = lambda n: None,
         states: ClientStates | None = None,
+        residuals: ClientStates | None = None,
     ) -> None:
         _bind_task()
         self.recipe = recipe
@@ -73,8 +78,10 @@ class WorkerGrid(Grid):
         self.peak_bytes = 0
         self.facts: dict[str, Any] = {}
         self.states = states or ClientStates()
+        self.residuals = residuals or ClientStates()
+        self.downlink = Downlink(self.codecs.down, Seeds(recipe.seed))
+        self.clients_mean = ClientMean()
         self._retried = 0
-        self._broadcasts = 0
 
     # -- what a backend provides ---------------------------------------------------------------
 
@@ -112,6 +119,16 @@ class WorkerGrid(Grid):
         """The reports collected so far; the list starts afresh."""
         reports, self.reports = self.reports, []
         return reports
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What the server's ends of the codecs remember, for a checkpoint."""
+        return {"down": self.downlink.memory, "up": self.clients_mean.memory}
+
+    def restore(self, memory: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.downlink.restore(memory["down"])
+        self.clients_mean.restore(memory["up"])
 
     def take_retried(self) -> int:
         """How many clients were sent out again because a worker died, since the last call."""
@@ -176,19 +193,24 @@ class WorkerGrid(Grid):
                 config = next(iter(content.config_records.values()), ConfigRecord())
                 key = (id(arrays), id(config), kind)
                 if key not in by_records:
-                    broadcast, received = self._encode(arrays)
-                    by_records[key] = _Group(kind, dict(config), broadcast, received)
+                    sent = conform(to_arrays(arrays), self.facts["arrays"])
+                    broadcast = self.downlink.encode(sent)
+                    by_records[key] = _Group(kind, dict(config), broadcast, sent)
                 by_content[id(content), kind] = by_records[key]
             by_content[id(content), kind].messages[message.metadata.dst_node_id] = message
+        self._refuse_several(list(by_records.values()))
         return list(by_records.values())
 
-    def _encode(self, record: ArrayRecord) -> tuple[Broadcast, Arrays]:
-        arrays = conform(to_arrays(record), self.facts["arrays"])
-        payload = self.codecs.down.encode(arrays, {})
-        self._broadcasts += 1
-        data = np.frombuffer(payload.data, dtype=np.uint8)
-        broadcast = Broadcast(f"b{self._broadcasts}", data, payload.parts)
-        return broadcast, self.codecs.down.decode(payload, arrays)
+    def _refuse_several(self, groups: list[_Group]) -> None:
+        """Refuse different contents where the server keeps one mean, or one reference, for all."""
+        kept = self.codecs.up.accumulates or any(g.broadcast.base is not None for g in groups)
+        if kept and len(groups) > 1:
+            raise PluginError(
+                "error feedback here keeps one state for all clients, and the strategy sends "
+                f"{len(groups)} different contents in a round",
+                key=("codec",),
+                hint="Use error_feedback: {name: ef21, server: mirrors} up, and none down",
+            )
 
     def _replies(self, groups: list[_Group]) -> Iterator[Message]:
         blocks: list[tuple[_Group, Block]] = []
@@ -200,10 +222,18 @@ class WorkerGrid(Grid):
                 blocks.append((group, block))
                 calls.setdefault(group.kind, []).append((block, handle))
         streams = {kind: self.map(kind, work) for kind, work in calls.items()}
+        held: list[tuple[_Group, Block, BlockResult]] = []
         for group, block in blocks:
             result: BlockResult = next(streams[group.kind])
-            self._take(block, result)
-            yield from self._answers(group, block, result)
+            self._take(group, block, result)
+            if group.kind == "train" and self.codecs.up.accumulates:
+                self._accumulate(block, result)
+                held.append((group, block, result))  # the mean is known after the last one
+            else:
+                yield from self._answers(group, block, result, {})
+        mean = self.clients_mean.result(self.facts["arrays"]) if held else {}
+        for group, block, result in held:
+            yield from self._answers(group, block, result, mean)
 
     def _block(self, group: _Group, clients: Sequence[int]) -> Block:
         return Block(
@@ -212,10 +242,33 @@ class WorkerGrid(Grid):
             states=tuple(self.states.get(c) for c in clients),
             config=group.config,
             reduce=self.reduce and group.kind == "train",
+            residuals=self._residuals(clients) if group.kind == "train" else (),
         )
 
-    def _take(self, block: Block, result: BlockResult) -> None:
+    def _residuals(self, clients: Sequence[int]) -> tuple[Arrays | None, ...]:
+        return tuple(map(self.residuals.get, clients)) if self.codecs.up.stateful else ()
+
+    def _accumulate(self, block: Block, result: BlockResult) -> None:
+        """Bring the mean over all clients up to date with the changes of a block."""
+        good = [r for r in result.reports if r.status == "ok"]
+        new = {r.client for r in good if not block.residual(r.client)}
+        if block.reduce and good:
+            assert result.mean is not None
+            total = sum(r.num_examples for r in good)
+            first = sum(r.num_examples for r in good if r.client in new)
+            self.clients_mean.add(result.mean, total, first)
+            return
+        for report, data in zip(good, result.payloads, strict=True):
+            change = self.codecs.up.decode(Payload(data), self.facts["arrays"])
+            weight = report.num_examples
+            self.clients_mean.add(change, weight, weight if report.client in new else 0)
+
+    def _take(self, group: _Group, block: Block, result: BlockResult) -> None:
         self.reports.extend(result.reports)
+        for report in result.reports:
+            self.downlink.charge(report, group.broadcast)
+        for client, residual in result.residuals.items():
+            self.residuals.put(client, residual, block.server_round)
         self.peak_bytes = max(self.peak_bytes, result.peak_bytes)
         for client, state in zip(block.clients, result.states, strict=True):
             if state is not None:
@@ -225,7 +278,10 @@ class WorkerGrid(Grid):
                 log.warning(report.error)
         self.on_reply(len(block.clients))
 
-    def _answers(self, group: _Group, block: Block, result: BlockResult) -> Iterator[Message]:
+    def _answers(
+        self, group: _Group, block: Block, result: BlockResult, mean: Arrays
+    ) -> Iterator[Message]:
+        """Replies of a block; ``mean`` over all clients, if given, is what each hands over."""
         good = [r for r in result.reports if r.status == "ok"]
         for report in result.reports:
             if report.status == "failed":
@@ -236,14 +292,16 @@ class WorkerGrid(Grid):
                 yield _reply(group.messages[report.client], None, [report])
         elif block.reduce and good:
             assert result.mean is not None
-            yield _reply(group.messages[good[0].client], self._hand(result.mean, group), good)
+            delta = mean or result.mean
+            yield _reply(group.messages[good[0].client], self._hand(delta, group), good)
         else:
             for report, data in zip(good, result.payloads, strict=False):
-                delta = self.codecs.up.decode(Payload(data), group.received)
+                before = block.residual(report.client)
+                delta = mean or self.codecs.up.estimate(Payload(data), group.sent, before)
                 yield _reply(group.messages[report.client], self._hand(delta, group), [report])
 
     def _hand(self, delta: Arrays, group: _Group) -> tuple[str, Arrays]:
-        return (DELTA, delta) if self.deltas else (ARRAYS, add(group.received, delta))
+        return (DELTA, delta) if self.deltas else (ARRAYS, add(group.sent, delta))
 
     @property
     def _pushed(self) -> list[Message]:

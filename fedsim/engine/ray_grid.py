@@ -34,10 +34,11 @@ class RayGrid(WorkerGrid):
         recipe: Recipe,
         on_reply: Callable[[int], None] = lambda n: None,
         states: ClientStates | None = None,
+        residuals: ClientStates | None = None,
         *,
         num_workers: int,
     ) -> None:
-        super().__init__(recipe, on_reply, states)
+        super().__init__(recipe, on_reply, states, residuals)
         self.num_workers = num_workers
 
     def __enter__(self) -> Self:

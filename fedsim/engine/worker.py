@@ -17,15 +17,16 @@ import numpy as np
 import torch
 
 from fedsim import registry
-from fedsim.arrays import Arrays, WeightedMean, non_finite
+from fedsim.arrays import Arrays, WeightedMean, add, non_finite
 from fedsim.chain import build_chain
 from fedsim.client import Client, ClientMethod, Update
-from fedsim.codec import Codec, Payload
+from fedsim.codec import Codec, Payload, Sender
 from fedsim.data import partition
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, ClientState, Report
 from fedsim.errors import ClientError, FedsimError, ModelError, ScenarioError
 from fedsim.scenario import CodecSection, Scenario
 from fedsim.seeds import Seeds
+from fedsim.strategy import NUM_EXAMPLES
 from fedsim.task import Task, Totals
 
 
@@ -51,6 +52,8 @@ class Worker:
             self.task = Task(scenario, partition.bind(scenario, recipe.ownership), recipe.seed)
         self.like = self.task.trainable()
         self.codecs = build_codecs(scenario.codec)
+        self.codecs.up.check(self.like)
+        self.codecs.down.check(self.like)
         self._train_client = self._plain_client if _is_plain(method, scenario) else self._app_client
         self.method = method
         self._received: tuple[str, Arrays] = ("", {})
@@ -71,16 +74,20 @@ class Worker:
         mean = WeightedMean()
         with preserved_generators():
             for client, state in zip(block.clients, block.states, strict=True):
-                report = Report(client, down_bytes=broadcast.num_bytes)
+                report = Report(client)
                 self.seeds.seed_globals("train", block.server_round, client)
                 with self._reporting(report, block.server_round, "train"):
                     with time_limit(self.scenario.engine.client_timeout_s):
                         update, state = self._train_client(client, block, received, state)
-                    payload = self._encode(update, report)
+                    residual = block.residual(client)
+                    payload, kept = self._encode(update, report, block, broadcast.plan)
                     if block.reduce:
-                        mean.update(self.codecs.up.decode(payload, self.like), update.num_examples)
+                        message = self.codecs.up.estimate(payload, self.like, residual)
+                        mean.update(message, update.num_examples)
                     else:
                         result.payloads.append(payload.data)
+                    if self.codecs.up.stateful:
+                        result.residuals[client] = kept
                 result.reports.append(report)
                 result.states.append(state)
         result.mean = mean.result() if mean.weight else None
@@ -92,7 +99,7 @@ class Worker:
         received = self._receive(broadcast)
         result = BlockResult([], list(block.states))
         for client in block.clients:
-            report = Report(client, down_bytes=broadcast.num_bytes)
+            report = Report(client)
             with self._reporting(report, block.server_round, "evaluate"):
                 with self._globals("evaluate", block.server_round, client):
                     self.task.load(received)
@@ -136,7 +143,10 @@ class Worker:
     def _receive(self, broadcast: Broadcast) -> Arrays:
         if self._received[0] != broadcast.key:  # decoded once per worker and broadcast
             payload = Payload(memoryview(broadcast.payload))  # type: ignore[arg-type]
-            self._received = (broadcast.key, self.codecs.down.decode(payload, self.like))
+            received = self.codecs.down.decode(payload, self.like)
+            if broadcast.base is not None:
+                received = add(broadcast.base, received)
+            self._received = (broadcast.key, received)
         return self._received[1]
 
     def _plain_client(
@@ -166,13 +176,25 @@ class Worker:
             generator=self.seeds.torch("client", block.server_round, client),
         )
 
-    def _encode(self, update: Update, report: Report) -> Payload:
+    def _encode(
+        self, update: Update, report: Report, block: Block, plan: bytes
+    ) -> tuple[Payload, Arrays]:
         check_update(update, self.like)
-        payload = self.codecs.up.encode(update.arrays, {})
+        sender = Sender(self.seeds, block.server_round, report.client, self._plan(plan))
+        kept = dict(block.residual(report.client))
+        if self.codecs.up.accumulates:
+            check_weight(update, kept)
+        payload = self.codecs.up.encode(update.arrays, kept, sender)
         report.num_examples = update.num_examples
         report.metrics = {k: float(v) for k, v in update.metrics.items()}
         report.up_bytes, report.up_parts = payload.num_bytes, dict(payload.parts)
-        return payload
+        return payload, kept
+
+    def _plan(self, plan: bytes) -> dict[str, float]:
+        if not plan:
+            return {}
+        candidates = self.codecs.up.candidates()
+        return {name: candidates[i] for name, i in zip(self.like, plan, strict=True)}
 
     @contextmanager
     def _reporting(self, report: Report, server_round: int, stage: str) -> Iterator[None]:
@@ -255,6 +277,21 @@ def check_update(update: Update, like: Arrays) -> None:
         raise ClientError(f"num_examples is {update.num_examples}, not positive")
 
 
+def check_weight(update: Update, residual: Arrays) -> None:
+    """Reject a changed weight where the server holds a mean with the weight of the first message.
+
+    Raises:
+        ClientError: ``num_examples`` is not what it was.
+    """
+    before = residual.setdefault(NUM_EXAMPLES, np.array(update.num_examples))
+    if int(before) != update.num_examples:
+        raise ClientError(
+            f"num_examples was {int(before)} and is {update.num_examples}; the server's mean over "
+            "all clients needs a constant one",
+            hint="Write error_feedback: {name: ef21, server: mirrors}",
+        )
+
+
 @dataclass(frozen=True)
 class Codecs:
     """The codecs of both directions."""
@@ -266,10 +303,8 @@ class Codecs:
 def build_codecs(section: CodecSection) -> Codecs:
     """Build both directions' codecs; an empty chain is the codec ``none``."""
 
-    return Codecs(
-        build_chain([plugin.section for plugin in section.up], ("codec", "up")),
-        build_chain([plugin.section for plugin in section.down], ("codec", "down")),
-    )
+    sections = ([plugin.section for plugin in chain] for chain in (section.up, section.down))
+    return Codecs(*map(build_chain, sections))
 
 
 def _is_plain(method: Any, scenario: Scenario) -> bool:

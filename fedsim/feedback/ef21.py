@@ -16,7 +16,7 @@ its first message (the paper: all in round 0).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -34,6 +34,8 @@ class EF21(Feedback):
             and averages those of the cohort; any strategy can aggregate these.
         momentum: Weight of the new update in the average of updates that is sent; 1 is plain EF21.
     """
+
+    for_weights: ClassVar[bool] = True
 
     server: Literal["mean", "mirrors"] = "mean"
     momentum: Annotated[float, Field(gt=0, le=1)] = 1.0
