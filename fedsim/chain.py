@@ -90,6 +90,10 @@ class Chain(Codec):
         """Those of the codec that can be planned."""
         return self._planned.candidates() if self._planned else ()
 
+    def reference(self) -> float:
+        """That of the codec that can be planned."""
+        return self._planned.reference() if self._planned else 0.0
+
 
 class Compensated(Codec):
     """A codec with error feedback around it.
@@ -153,6 +157,10 @@ class Compensated(Codec):
     def candidates(self) -> tuple[float, ...]:
         """Those of the codec inside."""
         return self.inner.candidates()
+
+    def reference(self) -> float:
+        """That of the codec inside."""
+        return self.inner.reference()
 
     def _received(self, body: Reader, like: Arrays, before: Arrays) -> Arrays:
         def decode(layout: Arrays) -> Arrays:

@@ -136,6 +136,10 @@ class Codec(ABC):
         """Values of the planned option among which a planner chooses, cheapest first."""
         return ()
 
+    def reference(self) -> float:
+        """The own value of the planned option."""
+        return float(getattr(self, self.planned))
+
     @property
     def fits_weights(self) -> bool:
         """Whether what is decoded resembles any arrays, and not only small updates."""

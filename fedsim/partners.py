@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fedsim import registry
 from fedsim.chain import FEEDBACK, build_chain, check_downlink, feedback_section
 from fedsim.errors import FedsimError, PluginError
+from fedsim.lgreco import Planner
 
 if TYPE_CHECKING:
     from fedsim.scenario import Plugin, Scenario
@@ -33,6 +34,11 @@ def check(scenario: Scenario) -> None:
     _check_section("tasks", scenario.task.section, ("task",))
     for direction in ("up", "down"):
         _check_chain(getattr(scenario.codec, direction), ("codec", direction))
+    if scenario.codec.lgreco:
+        Planner(
+            build_chain([codec.section for codec in scenario.codec.up]),
+            **scenario.codec.lgreco.model_dump(),
+        )
     _check_mods(client, scenario)
     _check_kinds(client, strategy, scenario)
 

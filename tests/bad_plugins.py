@@ -75,6 +75,11 @@ PLUGINS: dict[str, Change] = {
         f"{END}codec:\n  down: [{{name: topk, error_feedback: ef14}}]  # <-\n",
         ("this error feedback is for updates", "On the way down: ef21"),
     ),
+    "a plan for a codec without a parameter": (
+        END,
+        f"{END}codec:\n  up: sign\n  lgreco: {{every: 5}}  # <-\n",
+        ("there is nothing to plan in this codec", "topk, qsgd, powersgd"),
+    ),
     "unknown error feedback": (
         END,
         f"{END}codec:\n  up:\n    name: topk\n    error_feedback: ef12  # <-\n",

@@ -20,7 +20,7 @@ MODULES = [m.name for m in pkgutil.walk_packages(fedsim.__path__, "fedsim.")]
 LAYERS = [
     {"_version", "errors", "units"},
     {"arrays", "seeds", "layers", "wording", "registry", "records", "cache", "trees"},
-    {"payload", "codec", "chain"},
+    {"payload", "codec", "chain", "lgreco"},
     {"partners", "scenario"},
     {"results", "models", "data"},
     {"codecs", "feedback", "task", "differences", "compare", "progress"},

@@ -106,8 +106,9 @@ class PowerSGD(Codec):
             )
 
     def candidates(self) -> tuple[float, ...]:
-        """Ranks from half to twice the own one."""
-        return tuple(range(max(1, self.rank // 2), 2 * self.rank + 1))
+        """Ranks from half to twice the own one, 66 at most."""
+        low, high = max(1, self.rank // 2), 2 * self.rank
+        return tuple(sorted({self.rank, *range(low, high + 1, 1 + (high - low) // 64)}))
 
     def _factors(self, matrix: NDArray[Any], q: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         p = q

@@ -56,6 +56,5 @@ class TopK(Codec):
         return min((num_kept(self.density, n) / n for n in sizes), default=1.0)
 
     def candidates(self) -> tuple[float, ...]:
-        """Twenty densities from a tenth to ten times the own one, evenly on a logarithmic scale."""
-        steps = (self.density * 10 ** (i / 9.5 - 1) for i in range(20))
-        return tuple(min(1.0, step) for step in steps)
+        """21 densities from a tenth to ten times the own one, evenly on a logarithmic scale."""
+        return tuple(min(1.0, self.density * 10 ** (i / 10)) for i in range(-10, 11))

@@ -23,6 +23,7 @@ from fedsim.engine.states import ClientStates
 from fedsim.engine.uplink import ClientMean
 from fedsim.engine.worker import Codecs, Recipe, build_codecs
 from fedsim.errors import PluginError
+from fedsim.lgreco import Planner
 from fedsim.seeds import Seeds
 from fedsim.strategy import ARRAYS, DELTA, METRICS, NUM_EXAMPLES, to_arrays, to_record
 from fedsim.task import merge_totals
@@ -81,6 +82,8 @@ class WorkerGrid(Grid):
         self.residuals = residuals or ClientStates()
         self.downlink = Downlink(self.codecs.down, Seeds(recipe.seed))
         self.clients_mean = ClientMean()
+        lgreco = recipe.scenario.codec.lgreco
+        self.planner = Planner(self.codecs.up, **lgreco.model_dump()) if lgreco else None
         self._retried = 0
 
     # -- what a backend provides ---------------------------------------------------------------
@@ -123,12 +126,15 @@ class WorkerGrid(Grid):
     @property
     def memory(self) -> dict[str, Any]:
         """What the server's ends of the codecs remember, for a checkpoint."""
-        return {"down": self.downlink.memory, "up": self.clients_mean.memory}
+        planner = self.planner.memory if self.planner else {}
+        return {"down": self.downlink.memory, "up": self.clients_mean.memory, "planner": planner}
 
     def restore(self, memory: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.downlink.restore(memory["down"])
         self.clients_mean.restore(memory["up"])
+        if self.planner:
+            self.planner.restore(memory["planner"])
 
     def take_retried(self) -> int:
         """How many clients were sent out again because a worker died, since the last call."""
@@ -194,7 +200,8 @@ class WorkerGrid(Grid):
                 key = (id(arrays), id(config), kind)
                 if key not in by_records:
                     sent = conform(to_arrays(arrays), self.facts["arrays"])
-                    broadcast = self.downlink.encode(sent)
+                    plan = self.planner.observe(sent) if self.planner and kind == "train" else b""
+                    broadcast = self.downlink.encode(sent, plan)
                     by_records[key] = _Group(kind, dict(config), broadcast, sent)
                 by_content[id(content), kind] = by_records[key]
             by_content[id(content), kind].messages[message.metadata.dst_node_id] = message
