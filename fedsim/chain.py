@@ -42,7 +42,7 @@ class Chain(Codec):
 
     def __init__(self, codecs: Sequence[Codec]) -> None:
         self.codecs = tuple(codecs)
-        self.lossless = all(c.lossless for c in codecs)  # type: ignore[misc]
+        self.lossless = all(c.lossless for c in codecs)
         self.contraction = all(c.contraction for c in codecs)
         self.unbiased = all(c.unbiased for c in codecs)
         self.linear = all(c.linear for c in codecs)

@@ -92,7 +92,7 @@ class Codec(ABC):
     is_plugin: ClassVar[bool] = True
     stage: ClassVar[Stage] = "whole"
     version: ClassVar[int] = 1
-    lossless: ClassVar[bool] = False
+    lossless: bool = False
     planned: str = ""
     accumulates: bool = False
     contraction: bool = False
@@ -148,7 +148,10 @@ class Codec(ABC):
     @property
     def signature(self) -> str:
         """Name and version, as the header's digest covers them."""
-        return f"{type(self).__module__.removeprefix('fedsim.codecs.')}@{self.version}"
+        module, kind = type(self).__module__, type(self).__qualname__
+        own = module.startswith("fedsim.codecs.")
+        name = module.removeprefix("fedsim.codecs.") if own else f"{module}:{kind}"
+        return f"{name}@{self.version}"
 
     def encode(self, arrays: Arrays, state: Arrays, sender: Sender | None = None) -> Payload:
         """Encode; a stateful codec reads and replaces entries of ``state``.

@@ -19,7 +19,7 @@ class NoCodec(Codec):
     """
 
     stage: ClassVar[Stage] = "whole"
-    lossless: ClassVar[bool] = True
+    lossless = True
     contraction = True
     unbiased = True
     linear = True
