@@ -2,7 +2,8 @@
 
 A checkpoint is one safetensors file in ``checkpoints/`` of the run folder, written under a
 temporary name and renamed: weights, the strategy's state, ledger totals, and which version of each
-client's state was current. Random streams need no saving: they are functions of seed and round.
+client's state, and of what its codec remembers, was current. Random streams need no saving: they
+are functions of seed and round.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from flwr.serverapp.strategy import Strategy
 
 from fedsim import trees
 from fedsim.arrays import Arrays
+from fedsim.engine.grid import WorkerGrid
 from fedsim.engine.states import ClientStates, Versions, pack_versions, unpack_versions
 from fedsim.errors import OutputError, PayloadError
 from fedsim.seeds import Seeds
 
 log = logging.getLogger("fedsim")
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Checkpoint:
     strategy: Mapping[str, Any]
     ledger: Mapping[str, int]
     clients: Versions
+    codecs: Mapping[str, Any]
+    residuals: Versions
     extras: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -48,12 +52,17 @@ class Checkpoints:
     def __init__(self, run: Path, keep: int) -> None:
         self.folder = run / "checkpoints"
         self.keep = keep
-        self._versions: dict[Path, Versions] = {}
+        self._versions: dict[Path, tuple[Versions, Versions]] = {}
 
     @property
     def clients_folder(self) -> Path:
         """Where client states lie."""
         return self.folder / "clients"
+
+    @property
+    def residuals_folder(self) -> Path:
+        """Where lies what clients' codecs remember."""
+        return self.folder / "residuals"
 
     def save(
         self,
@@ -61,7 +70,7 @@ class Checkpoints:
         weights: Arrays,
         strategy: Strategy,
         ledger: Mapping[str, int],
-        states: ClientStates,
+        grid: WorkerGrid,
         extras: Mapping[str, Any] | None = None,
     ) -> None:
         """Write a checkpoint and delete what only older ones needed.
@@ -71,14 +80,16 @@ class Checkpoints:
         Raises:
             OutputError: It cannot be written; older checkpoints are untouched.
         """
-        versions = states.flush()
+        versions = grid.states.flush(), grid.residuals.flush()
         content = {
             "format": FORMAT,
             "round": server_round,
             "weights": weights,
             "strategy": strategy_state(strategy),
             "ledger": dict(ledger),
-            "clients": pack_versions(versions),
+            "clients": pack_versions(versions[0]),
+            "codecs": grid.memory,
+            "residuals": pack_versions(versions[1]),
             "extras": dict(extras or {}),
         }
         path = self.folder / f"round-{server_round:06d}.safetensors"
@@ -87,7 +98,8 @@ class Checkpoints:
         for old in self._files()[: -self.keep]:
             old.unlink(missing_ok=True)
         self._versions = {kept: self._versions_of(kept) for kept in self._files()}
-        states.drop_except(list(self._versions.values()))
+        grid.states.drop_except([states for states, _ in self._versions.values()])
+        grid.residuals.drop_except([residuals for _, residuals in self._versions.values()])
 
     def latest(self) -> Checkpoint:
         """The newest checkpoint that is whole.
@@ -99,6 +111,7 @@ class Checkpoints:
             try:
                 saved = _read(path)
                 ClientStates(self.clients_folder).check(saved.clients)
+                ClientStates(self.residuals_folder).check(saved.residuals)
                 return saved
             except PayloadError as error:
                 log.warning("%s; the checkpoint before it is used", error)
@@ -108,12 +121,15 @@ class Checkpoints:
             hint="Run the scenario again; checkpoint.every sets how often one is written",
         )
 
-    def _versions_of(self, path: Path) -> Versions:
-        """The client states of a checkpoint; one from before a resume is read again."""
+    def _versions_of(self, path: Path) -> tuple[Versions, Versions]:
+        """States and residuals of a checkpoint; one from before a resume is read again."""
+        if path in self._versions:
+            return self._versions[path]
         try:
-            return self._versions[path] if path in self._versions else _read(path).clients
+            saved = _read(path)
         except PayloadError:
-            return {}  # it was altered, and nobody will resume from it
+            return {}, {}  # it was altered, and nobody will resume from it
+        return saved.clients, saved.residuals
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("round-*.safetensors"))
@@ -131,6 +147,8 @@ def _read(path: Path) -> Checkpoint:
             strategy=dict(content["strategy"]),
             ledger=dict(content["ledger"]),
             clients=unpack_versions(content["clients"]),
+            codecs=dict(content["codecs"]),
+            residuals=unpack_versions(content["residuals"]),
             extras=dict(content["extras"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

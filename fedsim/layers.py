@@ -39,9 +39,15 @@ class Layer:
     places: dict[Key, str] = field(default_factory=dict)
 
     def where(self, key: Iterable[str | int]) -> str:
-        """``file:line`` of the deepest known part of a key path."""
+        """``file:line`` of the deepest known part of a key path.
+
+        A value alone may stand for a list of one, so a 0 may be missing from the file.
+        """
         path = tuple(key)
         while path and path not in self.places:
+            alone = tuple(k for k in path if k != 0)
+            if alone in self.places:
+                return self.places[alone]
             path = path[:-1]
         return self.places.get(path, "")
 

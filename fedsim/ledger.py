@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from fedsim.engine.blocks import Report
@@ -10,21 +11,28 @@ from fedsim.engine.blocks import Report
 class Ledger:
     """Adds up encoded bytes; nothing here is estimated.
 
+    Parts are ``header``, ``values``, ``indices``, ``scales``, ``seeds``, and on the way down
+    ``plan`` and ``catchup`` (what clients that missed rounds are sent besides).
+
     >>> ledger = Ledger()
-    >>> ledger.add([Report(client=0, up_bytes=10, down_bytes=30)])
-    >>> ledger.close_round()["comm/down_bytes_cum"]
-    30
+    >>> ledger.add([Report(client=0, up_bytes=10, up_parts={"values": 10}, down_bytes=30)])
+    >>> record = ledger.close_round()
+    >>> record["comm/down_bytes_cum"], record["comm/up_values_bytes"]
+    (30, 10)
     """
 
     def __init__(self) -> None:
         self._round = {"up": 0, "down": 0}
         self._run = {"up": 0, "down": 0}
+        self._parts: Counter[str] = Counter()
 
     def add(self, reports: Iterable[Report]) -> None:
         """Count what clients of the current round sent and received."""
         for report in reports:
             self._round["up"] += report.up_bytes
             self._round["down"] += report.down_bytes
+            for way, parts in (("up", report.up_parts), ("down", report.down_parts)):
+                self._parts.update({f"comm/{way}_{part}_bytes": n for part, n in parts.items()})
 
     def close_round(self) -> dict[str, int]:
         """The round's bytes and the running totals, under run-folder keys."""
@@ -33,12 +41,14 @@ class Ledger:
             self._run[way] += count
             record[f"comm/{way}_bytes"] = count
             record[f"comm/{way}_bytes_cum"] = self._run[way]
+        record |= {key: self._parts[key] for key in sorted(self._parts)}
         self._round = {"up": 0, "down": 0}
+        self._parts.clear()
         return record
 
     @property
     def totals(self) -> dict[str, int]:
-        """Bytes of the run so far, for a checkpoint."""
+        """Bytes of the run so far, for a checkpoint; parts are summed from the rounds."""
         return dict(self._run)
 
     def restore(self, totals: Mapping[str, int]) -> None:

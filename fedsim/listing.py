@@ -86,6 +86,7 @@ KINDS: dict[str, Callable[[], Entries]] = {
     "strategies": lambda: {**registry.available("strategies"), **flower_strategies()},
     "clients": lambda: registry.available("clients"),
     "codecs": lambda: registry.available("codecs"),
+    "feedback": lambda: registry.available("feedback"),
     "tasks": lambda: registry.available("tasks"),
     "selectors": lambda: registry.available("selectors"),
     "partitioners": partitioners,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedsim import registry
+from fedsim.chain import FEEDBACK, build_chain, check_downlink, feedback_section
 from fedsim.devices import fleet
 from fedsim.errors import FedsimError, PluginError
+from fedsim.lgreco import Planner
 
 if TYPE_CHECKING:
-    from fedsim.scenario import Scenario
+    from fedsim.scenario import Plugin, Scenario
 
 ENGINE_SUPPLIED = {
     "fraction_train": "Set clients_per_round or fraction_train at the top level",
@@ -32,8 +34,12 @@ def check(scenario: Scenario) -> None:
     client = _check_section("clients", scenario.client.section, ("client",))
     _check_section("tasks", scenario.task.section, ("task",))
     for direction in ("up", "down"):
-        for i, codec in enumerate(getattr(scenario.codec, direction)):
-            _check_section("codecs", codec.section, ("codec", direction, i))
+        _check_chain(getattr(scenario.codec, direction), ("codec", direction))
+    if scenario.codec.lgreco:
+        Planner(
+            build_chain([codec.section for codec in scenario.codec.up]),
+            **scenario.codec.lgreco.model_dump(),
+        )
     if scenario.devices:
         fleet.check(scenario.devices)
         section = scenario.devices.selection.section
@@ -65,6 +71,18 @@ def _check_section(kind: str, section: Mapping[str, Any], key: tuple[str | int, 
         if not error.key or error.key[: len(key)] != key:
             error.key = (*key, *error.key)
         raise
+
+
+def _check_chain(chain: Sequence[Plugin], key: tuple[str | int, ...]) -> None:
+    for i, codec in enumerate(chain):
+        plain = {k: v for k, v in codec.section.items() if k != FEEDBACK}
+        _check_section("codecs", plain, (*key, i))
+        if codec.section.get(FEEDBACK) not in (None, "none"):
+            section = feedback_section(codec.section[FEEDBACK])
+            _check_section("feedback", section, (*key, i, FEEDBACK))
+    built = build_chain([codec.section for codec in chain], key)
+    if key[-1] == "down":
+        check_downlink(built, key)
 
 
 def _check_mods(client: Any, scenario: Scenario) -> None:

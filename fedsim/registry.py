@@ -28,6 +28,7 @@ CONTRACTS = {
     "strategies": ("flwr.serverapp.strategy:Strategy",),
     "clients": ("fedsim.client:ClientMethod", "flwr.clientapp:ClientApp"),
     "codecs": ("fedsim.codec:Codec",),
+    "feedback": ("fedsim.codec:Feedback",),
     "tasks": ("fedsim.task:Objective",),
     "selectors": ("fedsim.selection:Selector",),
 }

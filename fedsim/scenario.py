@@ -150,11 +150,29 @@ class DataSection(Section):
     """Who owns which rows; see `fedsim list partitioners`."""
 
 
+class LGrecoSection(Section):
+    """Set the uplink codec's density, bits or rank for each array, by dynamic programming.
+
+    The codec's own value is the reference: its error on the last change of the weights, summed over
+    arrays, is what the plan may cost.
+    """
+
+    every: PositiveInt = 10
+    """Rounds between plans."""
+    slack: PositiveFloat = 1.0
+    """Error budget in units of the reference's error."""
+    squared: bool = False
+    """Add up squared errors instead of errors."""
+    buckets: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+    """Resolution of the dynamic program."""
+
+
 class CodecSection(Section):
     """How updates are packed, in each direction."""
 
     up: Chain = ()
     down: Chain = ()
+    lgreco: LGrecoSection | None = None
 
 
 class EvaluateSection(Section):

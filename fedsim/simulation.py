@@ -27,7 +27,7 @@ from fedsim.engine.ray_grid import Launch, RayGrid
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Recipe
 from fedsim.engine.world import World, columns
-from fedsim.errors import OutputError, RunError
+from fedsim.errors import OutputError, PluginError, RunError
 from fedsim.events import polite_interrupt, recorded
 from fedsim.ledger import Ledger
 from fedsim.models import catalogue
@@ -184,6 +184,8 @@ class Simulation:
         self.records.extend(Run.open(self.folder.path).rounds)
         self.ledger.restore(saved.ledger)
         grid.states.restore(saved.clients)
+        grid.residuals.restore(saved.residuals)
+        grid.restore(saved.codecs)
         restore_strategy(self.strategy, saved.strategy)
         self.weights = conform(saved.weights, grid.facts["arrays"])  # no round may be left
         if self.world:
@@ -193,9 +195,9 @@ class Simulation:
     def save(self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord) -> None:
         """Write a checkpoint."""
         weights = to_arrays(arrays)
-        ledger = self.ledger.totals
         extras = {"world": self.world.checkpoint()} if self.world else {}
-        self.checkpoints.save(server_round, weights, self.strategy, ledger, grid.states, extras)
+        totals = self.ledger.totals
+        self.checkpoints.save(server_round, weights, self.strategy, totals, grid, extras)
 
     def round(
         self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord
@@ -307,10 +309,11 @@ def open_grid(
 ) -> WorkerGrid:
     """The grid on what was launched, or in this process; not yet entered."""
     budget = int(recipe.scenario.engine.client_state_mb * 1e6)
-    states = ClientStates(checkpoints.clients_folder, budget)
+    folders = (checkpoints.clients_folder, checkpoints.residuals_folder)
+    stores = [ClientStates(folder, budget) for folder in folders]
     if launch is None:
-        return InlineGrid(recipe, reporter.clients_done, states)
-    return RayGrid(recipe, launch, reporter.clients_done, states)
+        return InlineGrid(recipe, reporter.clients_done, *stores)
+    return RayGrid(recipe, launch, reporter.clients_done, *stores)
 
 
 def build_strategy(scenario: Scenario, num_clients: int) -> Strategy:
@@ -337,6 +340,13 @@ def connect(grid: WorkerGrid, strategy: Strategy, world: World | None = None) ->
         world.weight_bytes = grid.facts["weight_bytes"]
     grid.deltas = isinstance(strategy, DeltaStrategy)
     grid.reduce = is_additive(strategy)
+    if grid.codecs.up.accumulates and not grid.reduce:
+        raise PluginError(
+            "the server would step with one mean over all clients, and "
+            f"{type(strategy).__name__} wants every client's update",
+            key=("codec", "up"),
+            hint="Write error_feedback: {name: ef21, server: mirrors}",
+        )
 
 
 def describe(grid: WorkerGrid) -> str:

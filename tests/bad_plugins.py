@@ -30,10 +30,66 @@ PLUGINS: dict[str, Change] = {
         f"{END}codec:\n  up:\n    - name: none\n      density: 3  # <-\n",
         ("unknown option 'density' of codec 'none'", "Options: none"),
     ),
-    "two codecs": (
+    "two sparsifiers": (
         END,
-        f"{END}codec:\n  up:  # <-\n    - none\n    - none\n",
-        ("a chain of several codecs cannot be built", "Give one codec"),
+        f"{END}codec:\n  up:\n    - topk\n    - name: randk  # <-\n",
+        ("codecs 'topk' and 'randk' contradict each other", "transform, then sparsify"),
+    ),
+    "a codec that stands alone in a chain": (
+        END,
+        f"{END}codec:\n  up:\n    - topk\n    - name: fedzip  # <-\n",
+        ("codec 'fedzip' stands alone",),
+    ),
+    "codecs in the wrong order": (
+        END,
+        f"{END}codec:\n  down:\n    - int8\n    - name: topk  # <-\n",
+        ("codec 'int8' leaves nothing that 'topk' could sparsify",),
+    ),
+    "a density of nothing": (
+        END,
+        f"{END}codec:\n  up:\n    name: topk\n    density: 0.0  # <-\n",
+        ("option 'density' of codec 'topk' must be greater than 0, not 0.0",),
+    ),
+    "a density of more than all": (
+        END,
+        f"{END}codec:\n  up:\n    name: topk\n    density: 1.5  # <-\n",
+        ("option 'density' of codec 'topk' must be less than or equal to 1, not 1.5",),
+    ),
+    "error feedback on an unbiased codec": (
+        END,
+        f"{END}codec:\n  up:  # <-\n    name: qsgd\n    error_feedback: ef21\n",
+        ("error feedback needs codecs that contract; 'qsgd'", "See its option 'rescaled'"),
+    ),
+    "error feedback before the end of a chain": (
+        END,
+        f"{END}codec:\n  up:\n    - {{name: topk, error_feedback: ef21}}  # <-\n    - sign\n",
+        ("error feedback goes around the whole chain", "in the last codec"),
+    ),
+    "sparse weights on the way down": (
+        END,
+        f"{END}codec:\n  down: [topk]  # <-\n",
+        ("on the way down that is weights", "Add error_feedback: ef21"),
+    ),
+    "error feedback for updates on the way down": (
+        END,
+        f"{END}codec:\n  down: [{{name: topk, error_feedback: ef14}}]  # <-\n",
+        ("this error feedback is for updates", "On the way down: ef21"),
+    ),
+    "a plan for a codec without a parameter": (
+        END,
+        f"{END}codec:\n  up: sign\n  lgreco: {{every: 5}}  # <-\n",
+        ("there is nothing to plan in this codec", "topk, qsgd, powersgd"),
+    ),
+    "unknown error feedback": (
+        END,
+        f"{END}codec:\n  up:\n    name: topk\n    error_feedback: ef12  # <-\n",
+        ("there is no feedback called 'ef12'", "Did you mean 'ef21'?"),
+    ),
+    "an option of error feedback": (
+        END,
+        f"{END}codec:\n  up:\n    name: topk\n    error_feedback:\n      name: econtrol\n"
+        "      eta: 2.0  # <-\n",
+        ("option 'eta' of feedback 'econtrol' must be less than or equal to 1, not 2.0",),
     ),
     "an unknown option": (
         RATE,

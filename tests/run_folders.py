@@ -41,6 +41,8 @@ def round_records(
                 "comm/down_bytes": on * down,
                 "comm/up_bytes_cum": n * up,
                 "comm/down_bytes_cum": n * down,
+                "comm/up_values_bytes": on * (up - up // 10),
+                "comm/up_header_bytes": on * (up // 10),
                 "time/wall_s": on * wall_s,
                 "mem/peak_bytes": 100 + n,
                 "clients/selected": on * 4,

@@ -20,10 +20,11 @@ MODULES = [m.name for m in pkgutil.walk_packages(fedsim.__path__, "fedsim.")]
 LAYERS = [
     {"_version", "errors", "units"},
     {"arrays", "seeds", "layers", "wording", "registry", "records", "cache", "trees", "sections"},
+    {"payload", "codec", "chain", "lgreco"},
     {"availability", "devices", "clock", "selection", "selectors"},
     {"partners", "scenario"},
-    {"results", "codec", "models", "data"},
-    {"codecs", "task", "differences", "compare", "progress"},
+    {"results", "models", "data"},
+    {"codecs", "feedback", "task", "differences", "compare", "progress"},
     {"tasks", "client", "cost", "strategy"},
     {"engine", "ledger", "checkpoint", "events"},
     {"simulation", "listing", "templates"},

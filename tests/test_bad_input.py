@@ -99,7 +99,7 @@ def test_a_scenario_that_is_not_there(fedsim):
     write(GOOD, "mine.yaml")
     paragraph = fedsim.refuses("run", "quikstart")
     assert paragraph.startswith("quikstart: there is no such scenario file. Did you mean")
-    assert "'quickstart'? Give a YAML file or a shipped scenario: instructions_tiny" in paragraph
+    assert "'quickstart'? Give a YAML file or a shipped scenario: compeft_lora" in paragraph
     assert "Did you mean 'mine.yaml'?" in fedsim.refuses("run", "mine.yml")
     assert fedsim.refuses("run", ".").startswith(".: is a folder, not a file. Give a YAML file")
 
@@ -126,7 +126,7 @@ def test_a_parent_that_is_not_there(fedsim, name):
     write(GOOD, "parent.yaml")
     paragraph = fedsim.refuses("validate", write(f"name: x\nextends: {name}\n"))
     assert paragraph.startswith("bad.yaml:2: 'extends' names ")
-    assert "Shipped: base/digits_vit.yaml" in paragraph
+    assert "Shipped: base/digits_cnn.yaml" in paragraph
 
 
 def test_a_parent_with_a_typo(fedsim):

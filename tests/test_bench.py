@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import checks
+from tests.bench import checks, codecs
 from tests.bench.works import WORKS
 
 ROOT = Path(__file__).parents[1]
@@ -38,3 +38,12 @@ def test_peers_that_did_other_arithmetic_are_named():
     assert "b took" in checks.differences(work, {"a": good, "b": {**good, "steps": 1}})[0]
     assert "weights" in checks.differences(work, {"a": good, "b": {**good, "num_trainable": 1}})[0]
     assert "losses" in checks.differences(work, {"a": good, "b": {**good, "losses": [2.0]}})[0]
+
+
+def test_codecs_are_measured():
+    sections = codecs.CASES["topk 1 %"]
+    results = {"topk 1 %": codecs.measure(sections, 10_000, 1)}
+    results["ANS, ternary"] = codecs.measure_ans(10_000, 1)
+    assert all(value > 0 for r in results.values() for value in r.values())
+    assert 70 < results["topk 1 %"]["ratio"] < 90
+    assert "| topk 1 % |" in codecs.table(results)

@@ -155,7 +155,7 @@ def test_list_prints_every_name_with_its_summary(fedsim):
 
 
 def test_list_of_one_kind_and_for_machines(fedsim):
-    assert fedsim.prints("list", "codecs").startswith("codecs:\n  none")
+    assert fedsim.prints("list", "codecs").startswith("codecs:\n  bf16")
     table = json.loads(fedsim.prints("list", "--json"))
     assert list(table) == list(listing.KINDS)
     assert table["strategies"]["fedavgm"].startswith("FedAvgM")

@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from fedsim import compare, differences
-from fedsim.dashboards import clients, communication, drawing, page, score
+from fedsim.dashboards import clients, communication, drawing, page, parts, score
 from fedsim.dashboards.panel import NothingToShow
 from fedsim.errors import OutputError
 from fedsim.results import Run, RunFolder
@@ -208,6 +208,12 @@ def test_communication_draws_both_directions(tmp_path: Path) -> None:
     assert (up.showlegend, down.showlegend) == (True, False)
 
 
+def test_parts_stacks_what_was_counted(tmp_path: Path) -> None:
+    values, nothing_down, header, _ = parts.draw([make_run(tmp_path, (0, 0, 0))]).data
+    assert (values.name, list(values.x), list(header.x)) == ("values", [1800], [200])
+    assert list(nothing_down.x) == [0]
+
+
 def test_clients_draws_counts_and_the_last_round(tmp_path: Path) -> None:
     run = make_run(tmp_path, failed=1, losses=(0.5, 1.5))
     completed, failed, box = clients.draw([run]).data
@@ -318,8 +324,9 @@ def test_figures_escape_names(tmp_path: Path) -> None:
     run = make_run(tmp_path, values={"name": NASTY})
     for panel in page.panels():
         for trace in panel.draw([run]).data:
-            assert "<b>x" not in trace.name
-            assert trace.name.startswith("&lt;b&gt;x")
+            shown = [trace.name, *(trace.y if trace.type == "bar" else ())]
+            assert not any("<b>x" in name for name in shown)
+            assert any(name.startswith("&lt;b&gt;x") for name in shown)
             assert NASTY[:5] not in (trace.hovertemplate or "")
             assert "alert" not in (trace.hovertemplate or "")
 

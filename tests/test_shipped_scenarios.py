@@ -72,8 +72,12 @@ def as_it_is(folder: Path) -> list[str]:
 
 
 FILES = {
+    "compeft_lora": embedded,
+    "ef_heterogeneous": as_it_is,
+    "fedzip": as_it_is,
     "instructions_tiny_llama": instructions,
     "krum_digits": embedded,
+    "lgreco": as_it_is,
     "million_clients": as_it_is,
     "mnist_cnn": digits,
     "quickstart": embedded,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from fedsim.arrays import Arrays
-from fedsim.codec import Codec, Payload, frame, pack, unframe, unpack
+from fedsim.codec import Codec, Reader, Rest, Sender, Stage, Writer
 
 
 class NoCodec(Codec):
@@ -18,15 +18,20 @@ class NoCodec(Codec):
     (28, [1.5, -2.0])
     """
 
-    codec_id: ClassVar[int] = 0
-    contraction: ClassVar[bool] = True
-    unbiased: ClassVar[bool] = True
-    linear: ClassVar[bool] = True
+    stage: ClassVar[Stage] = "whole"
+    lossless = True
+    contraction = True
+    unbiased = True
+    linear = True
 
-    def encode(self, arrays: Arrays, state: Arrays) -> Payload:
-        """Concatenate the raw values."""
-        return frame(self.codec_id, arrays, pack(arrays.values()))
+    def pack(self, arrays: Arrays, out: Writer, state: Arrays, sender: Sender) -> Arrays:
+        """Leave all values as they are."""
+        return arrays
 
-    def decode(self, payload: Payload, like: Arrays) -> Arrays:
+    def unpack(self, body: Reader, like: Arrays, rest: Rest) -> Arrays:
         """Read-only views of the values inside the payload."""
-        return unpack(unframe(self.codec_id, payload, like), like)
+        return rest(like)
+
+    def alpha(self, like: Arrays) -> float:
+        """Nothing is lost."""
+        return 1.0

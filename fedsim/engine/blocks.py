@@ -32,11 +32,12 @@ class Broadcast:
     key: str
     payload: NDArray[np.uint8]
     parts: Mapping[str, int]
-
-    @property
-    def num_bytes(self) -> int:
-        """Exact encoded length of what each client receives."""
-        return len(self.payload)
+    base: Arrays | None = None
+    """What the receivers hold already, when the payload is a change of it."""
+    plan: bytes = b""
+    """Per array, which candidate of the uplink codec's planned option to use."""
+    number: int = 0
+    """Counts the broadcasts of a run."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Block:
         reduce: Answer with the weighted mean of the block instead of one payload per client.
         num_examples: Rows of its clients, by which the largest block goes first.
         budgets: Bytes of memory of each client's device; empty without devices.
+        residuals: What each client's codec remembers; empty unless it is stateful.
     """
 
     server_round: int
@@ -56,6 +58,11 @@ class Block:
     reduce: bool
     num_examples: int = 0
     budgets: tuple[int, ...] = ()
+    residuals: tuple[Arrays | None, ...] = ()
+
+    def residual(self, client: int) -> Arrays:
+        """What a client's codec remembers; empty before its first message."""
+        return (self.residuals[self.clients.index(client)] or {}) if self.residuals else {}
 
 
 Status = Literal["ok", "failed", "oom", "dropped", "interrupted", "late", "void"]
@@ -77,6 +84,7 @@ class Report:
     up_bytes: int = 0
     up_parts: dict[str, int] = field(default_factory=dict)
     down_bytes: int = 0
+    down_parts: dict[str, int] = field(default_factory=dict)
     wall_s: float = 0.0
     error: str = ""
     spent: Spent = field(default_factory=Spent)
@@ -90,12 +98,14 @@ class BlockResult:
     """A worker's answer to a block: reports and states in the order of its clients.
 
     ``payloads`` holds the encoded updates of the clients that succeeded; with ``reduce`` it is
-    empty and ``mean`` is their weighted mean, decoded.
+    empty and ``mean`` is their weighted mean, decoded. ``residuals`` is what the codecs of those
+    that succeeded remember now, to be kept because their messages arrived.
     """
 
     reports: list[Report]
     states: list[ClientState | None]
     payloads: list[bytes] = field(default_factory=list)
+    residuals: dict[int, Arrays] = field(default_factory=dict)
     mean: Arrays | None = None
     peak_bytes: int = 0
 

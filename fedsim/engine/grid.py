@@ -12,16 +12,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, cast
 
-import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedsim.arrays import Arrays, add, conform
 from fedsim.codec import Payload
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report, cut
+from fedsim.engine.checks import decode_update
+from fedsim.engine.downlink import Downlink
 from fedsim.engine.states import ClientStates
-from fedsim.engine.worker import Codecs, Recipe, build_codecs, decode_update
-from fedsim.errors import PayloadError
+from fedsim.engine.uplink import ClientMean
+from fedsim.engine.worker import Codecs, Recipe, build_codecs
+from fedsim.errors import PayloadError, PluginError
+from fedsim.lgreco import Planner
+from fedsim.seeds import Seeds
 from fedsim.strategy import ARRAYS, DELTA, METRICS, NUM_EXAMPLES, to_arrays, to_record
 from fedsim.task import merge_totals
 
@@ -42,7 +46,7 @@ class _Group:
     kind: str
     config: Mapping[str, Any]
     broadcast: Broadcast
-    received: Arrays
+    sent: Arrays
     messages: dict[int, Message] = field(default_factory=dict)
 
 
@@ -56,6 +60,7 @@ class WorkerGrid(Grid):
         recipe: What each worker builds.
         on_reply: Called with the number of clients whenever a block has answered.
         states: Where clients' private states are kept.
+        residuals: Where what clients' codecs remember is kept.
 
     Attributes:
         reduce: Let a block answer as one heavier client (for additive strategies).
@@ -75,6 +80,7 @@ class WorkerGrid(Grid):
         recipe: Recipe,
         on_reply: Callable[[int], None] = lambda n: None,
         states: ClientStates | None = None,
+        residuals: ClientStates | None = None,
     ) -> None:
         _bind_task()
         self.recipe = recipe
@@ -85,9 +91,13 @@ class WorkerGrid(Grid):
         self.peak_bytes = 0
         self.facts: dict[str, Any] = {}
         self.states = states or ClientStates()
+        self.residuals = residuals or ClientStates()
+        self.downlink = Downlink(self.codecs.down, Seeds(recipe.seed))
+        self.clients_mean = ClientMean()
+        lgreco = recipe.scenario.codec.lgreco
+        self.planner = Planner(self.codecs.up, **lgreco.model_dump()) if lgreco else None
         self._retried = 0
         self._offered: Sequence[int] | None = None
-        self._broadcasts = 0
         self._client_s: dict[str, float] = {}
 
     # -- what a backend provides ---------------------------------------------------------------
@@ -126,6 +136,19 @@ class WorkerGrid(Grid):
         """The reports collected so far; the list starts afresh."""
         reports, self.reports = self.reports, []
         return reports
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What the server's ends of the codecs remember, for a checkpoint."""
+        planner = self.planner.memory if self.planner else {}
+        return {"down": self.downlink.memory, "up": self.clients_mean.memory, "planner": planner}
+
+    def restore(self, memory: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.downlink.restore(memory["down"])
+        self.clients_mean.restore(memory["up"])
+        if self.planner:
+            self.planner.restore(memory["planner"])
 
     def take_retried(self) -> int:
         """How many clients were sent out again because a worker died, since the last call."""
@@ -194,19 +217,25 @@ class WorkerGrid(Grid):
                 config = next(iter(content.config_records.values()), ConfigRecord())
                 key = (id(arrays), id(config), kind)
                 if key not in by_records:
-                    broadcast, received = self._encode(arrays)
-                    by_records[key] = _Group(kind, dict(config), broadcast, received)
+                    sent = conform(to_arrays(arrays, copy=False), self.facts["arrays"])
+                    plan = self.planner.observe(sent) if self.planner and kind == "train" else b""
+                    broadcast = self.downlink.encode(sent, plan)
+                    by_records[key] = _Group(kind, dict(config), broadcast, sent)
                 by_content[id(content), kind] = by_records[key]
             by_content[id(content), kind].messages[message.metadata.dst_node_id] = message
+        self._refuse_several(list(by_records.values()))
         return list(by_records.values())
 
-    def _encode(self, record: ArrayRecord) -> tuple[Broadcast, Arrays]:
-        arrays = conform(to_arrays(record, copy=False), self.facts["arrays"])
-        payload = self.codecs.down.encode(arrays, {})
-        self._broadcasts += 1
-        data = np.frombuffer(payload.data, dtype=np.uint8)
-        broadcast = Broadcast(f"b{self._broadcasts}", data, payload.parts)
-        return broadcast, self.codecs.down.decode(payload, arrays)
+    def _refuse_several(self, groups: list[_Group]) -> None:
+        """Refuse different contents where the server keeps one mean, or one reference, for all."""
+        kept = self.codecs.up.accumulates or any(g.broadcast.base is not None for g in groups)
+        if kept and len(groups) > 1:
+            raise PluginError(
+                "error feedback here keeps one state for all clients, and the strategy sends "
+                f"{len(groups)} different contents in a round",
+                key=("codec",),
+                hint="Use error_feedback: {name: ef21, server: mirrors} up, and none down",
+            )
 
     def _replies(self, groups: list[_Group]) -> Iterator[Message]:
         bundles: list[tuple[_Group, list[Block]]] = []
@@ -217,9 +246,17 @@ class WorkerGrid(Grid):
                 bundles.append((group, blocks))
                 calls.append((blocks, group.kind, handle))
         results = self._results(bundles, self.map("work", calls))
+        held: list[_Answered] = []
         for group, block, result in self._followed(results):
             self._take(block, result)
-            yield from self._answers(group, block, result)
+            if group.kind == "train" and self.codecs.up.accumulates:
+                self._accumulate(block, result)
+                held.append((group, block, result))  # the mean is known after the last one
+            else:
+                yield from self._answers(group, block, result, {})
+        mean = self.clients_mean.result(self.facts["arrays"]) if held else {}
+        for group, block, result in held:
+            yield from self._answers(group, block, result, mean)
 
     def _bundles(self, group: _Group) -> list[list[Block]]:
         """The group's blocks, several in a call where they are quick; no result depends on it."""
@@ -242,6 +279,8 @@ class WorkerGrid(Grid):
             seconds = [report.wall_s for result in results for report in result.reports]
             self._client_s[group.kind] = sum(seconds) / len(seconds)
             for block, result in zip(blocks, results, strict=True):
+                for report in result.reports:
+                    self.downlink.charge(report, group.broadcast)
                 yield group, block, result
 
     def _followed(self, results: Iterable[_Answered]) -> Iterable[_Answered]:
@@ -267,6 +306,7 @@ class WorkerGrid(Grid):
             reduce=self.reduce and group.kind == "train" and not self._leaves_out,
             num_examples=sum(len(self.recipe.ownership.train[c]) for c in clients),
             budgets=self.world.budgets(clients, server_round) if self.world else (),
+            residuals=self._residuals(clients) if group.kind == "train" else (),
         )
 
     @property
@@ -286,8 +326,30 @@ class WorkerGrid(Grid):
     def _with_states(self, block: Block) -> Block:
         return replace(block, states=tuple(map(self.states.get, block.clients)))
 
+    def _residuals(self, clients: Sequence[int]) -> tuple[Arrays | None, ...]:
+        return tuple(map(self.residuals.get, clients)) if self.codecs.up.stateful else ()
+
+    def _accumulate(self, block: Block, result: BlockResult) -> None:
+        """Bring the mean over all clients up to date with the changes of a block."""
+        good = [r for r in result.reports if r.status == "ok"]
+        new = {r.client for r in good if not block.residual(r.client)}
+        if block.reduce and good:
+            assert result.mean is not None
+            total = sum(r.num_examples for r in good)
+            first = sum(r.num_examples for r in good if r.client in new)
+            self.clients_mean.add(result.mean, total, first)
+            return
+        for report, data in zip(good, result.payloads, strict=True):
+            change = self.codecs.up.decode(Payload(data), self.facts["arrays"])
+            weight = report.num_examples
+            self.clients_mean.add(change, weight, weight if report.client in new else 0)
+
     def _take(self, block: Block, result: BlockResult) -> None:
         self.reports.extend(result.reports)
+        for report in result.reports:
+            if report.status == "ok" and report.client in result.residuals:  # the server heard it
+                residual = result.residuals[report.client]
+                self.residuals.put(report.client, residual, block.server_round)
         self.peak_bytes = max(self.peak_bytes, result.peak_bytes)
         for client, state in zip(block.clients, result.states, strict=True):
             if state is not None:
@@ -297,7 +359,10 @@ class WorkerGrid(Grid):
                 log.warning(report.error)
         self.on_reply(len(block.clients))
 
-    def _answers(self, group: _Group, block: Block, result: BlockResult) -> Iterator[Message]:
+    def _answers(
+        self, group: _Group, block: Block, result: BlockResult, mean: Arrays
+    ) -> Iterator[Message]:
+        """Replies of a block; ``mean`` over all clients, if given, is what each hands over."""
         good = [r for r in result.reports if r.status == "ok"]
         for report in result.reports:
             if report.status == "failed":
@@ -308,11 +373,16 @@ class WorkerGrid(Grid):
                 yield _reply(group.messages[report.client], None, [report])
         elif block.reduce and good:
             assert result.mean is not None
-            yield _reply(group.messages[good[0].client], self._hand(result.mean, group), good)
+            delta = mean or result.mean
+            yield _reply(group.messages[good[0].client], self._hand(delta, group), good)
         else:
             for report, data in zip(good, result.payloads, strict=False):
+                if mean:
+                    yield _reply(group.messages[report.client], self._hand(mean, group), [report])
+                    continue
+                before = block.residual(report.client)
                 try:
-                    delta = decode_update(self.codecs.up, Payload(data), group.received)
+                    delta = decode_update(self.codecs.up, Payload(data), group.sent, before)
                 except PayloadError as problem:
                     yield self._reject(block, group, report, problem)
                     continue
@@ -328,7 +398,7 @@ class WorkerGrid(Grid):
         return Message(Error(code=2, reason=report.error), reply_to=group.messages[report.client])
 
     def _hand(self, delta: Arrays, group: _Group) -> tuple[str, Arrays]:
-        return (DELTA, delta) if self.deltas else (ARRAYS, add(group.received, delta))
+        return (DELTA, delta) if self.deltas else (ARRAYS, add(group.sent, delta))
 
     @property
     def _pushed(self) -> list[Message]:

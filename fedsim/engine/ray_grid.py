@@ -67,8 +67,9 @@ class RayGrid(WorkerGrid):
         launch: Launch,
         on_reply: Callable[[int], None] = lambda n: None,
         states: ClientStates | None = None,
+        residuals: ClientStates | None = None,
     ) -> None:
-        super().__init__(recipe, on_reply, states)
+        super().__init__(recipe, on_reply, states, residuals)
         self.launch = launch
         self.num_workers = launch.num_workers
 

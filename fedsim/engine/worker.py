@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,20 +17,24 @@ import numpy as np
 import torch
 
 from fedsim import registry
-from fedsim.arrays import Arrays, WeightedMean, misfit, non_finite
+from fedsim.arrays import Arrays, WeightedMean, add
+from fedsim.chain import build_chain
 from fedsim.client import Client, ClientMethod, Update
-from fedsim.codec import Codec, Payload
-from fedsim.codecs.none import NoCodec
+from fedsim.codec import Codec, Payload, Sender
 from fedsim.cost import Meter, Spent, Tally, counted
 from fedsim.data import partition
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, ClientState, Report
-from fedsim.errors import ClientError, FedsimError, ModelError, PayloadError, ScenarioError
-from fedsim.scenario import CodecSection, Plugin, Scenario
+from fedsim.engine.checks import (
+    check_metrics,
+    check_state,
+    check_update,
+    check_weight,
+    decode_update,
+)
+from fedsim.errors import ClientError, FedsimError, ModelError, ScenarioError
+from fedsim.scenario import CodecSection, Scenario
 from fedsim.seeds import Seeds
 from fedsim.task import Task, Totals
-
-MAX_EXAMPLES = 2**31
-"""Largest weight of one client: more would drown the others, or overflow."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Worker:
             self.task = Task(scenario, partition.bind(scenario, recipe.ownership), recipe.seed)
         self.like = self.task.trainable()
         self.codecs = build_codecs(scenario.codec)
+        self.codecs.up.check(self.like)
+        self.codecs.down.check(self.like)
         self._train_client = self._plain_client if _is_plain(method, scenario) else self._app_client
         self.method = method
         # Devices' work is metered client by client.
@@ -91,7 +97,7 @@ class Worker:
         with preserved_generators():
             self._trained = self._train_at_once(block, received)
             for i, (client, state) in enumerate(zip(block.clients, block.states, strict=True)):
-                report = Report(client, down_bytes=broadcast.num_bytes)
+                report = Report(client)
                 if self.meter and not self._admits(report, block.budgets[i]):
                     result.reports.append(report)
                     result.states.append(None)
@@ -100,12 +106,15 @@ class Worker:
                 with self._reporting(report, block.server_round, "train"):
                     with time_limit(self.scenario.engine.client_timeout_s), self._metered(report):
                         update, state = self._train_client(client, block, received, state)
-                    payload = self._encode(update, report)
+                    residual = block.residual(client)
+                    payload, kept = self._encode(update, report, block, broadcast.plan)
                     if block.reduce:
-                        delta = decode_update(self.codecs.up, payload, self.like)
+                        delta = decode_update(self.codecs.up, payload, self.like, residual)
                         mean.update(delta, update.num_examples)
                     else:
                         result.payloads.append(payload.data)
+                    if self.codecs.up.stateful:
+                        result.residuals[client] = kept
                 result.reports.append(report)
                 result.states.append(state)
         result.mean = mean.result() if mean.weight else None
@@ -117,7 +126,7 @@ class Worker:
         received = self._receive(broadcast)
         result = BlockResult([], list(block.states))
         for client in block.clients:
-            report = Report(client, down_bytes=broadcast.num_bytes)
+            report = Report(client)
             with self._reporting(report, block.server_round, "evaluate"):
                 with self._globals("evaluate", block.server_round, client):
                     self.task.load(received)
@@ -192,7 +201,10 @@ class Worker:
     def _receive(self, broadcast: Broadcast) -> Arrays:
         if self._received[0] != broadcast.key:  # decoded once per worker and broadcast
             payload = Payload(memoryview(broadcast.payload))  # type: ignore[arg-type]
-            self._received = (broadcast.key, self.codecs.down.decode(payload, self.like))
+            received = self.codecs.down.decode(payload, self.like)
+            if broadcast.base is not None:
+                received = add(broadcast.base, received)
+            self._received = (broadcast.key, received)
         return self._received[1]
 
     def _train_at_once(self, block: Block, received: Arrays) -> dict[int, Update | Exception]:
@@ -245,13 +257,25 @@ class Worker:
             rows_at_once=self._rows_at_once,
         )
 
-    def _encode(self, update: Update, report: Report) -> Payload:
+    def _encode(
+        self, update: Update, report: Report, block: Block, plan: bytes
+    ) -> tuple[Payload, Arrays]:
         check_update(update, self.like)
-        payload = self.codecs.up.encode(update.arrays, {})
         report.metrics = check_metrics(update.metrics)
+        sender = Sender(self.seeds, block.server_round, report.client, self._plan(plan))
+        kept = dict(block.residual(report.client))
+        if self.codecs.up.accumulates:
+            check_weight(update, kept)
+        payload = self.codecs.up.encode(update.arrays, kept, sender)
         report.num_examples = update.num_examples
         report.up_bytes, report.up_parts = payload.num_bytes, dict(payload.parts)
-        return payload
+        return payload, kept
+
+    def _plan(self, plan: bytes) -> dict[str, float]:
+        if not plan:
+            return {}
+        candidates = self.codecs.up.candidates()
+        return {name: candidates[i] for name, i in zip(self.like, plan, strict=True)}
 
     @contextmanager
     def _reporting(self, report: Report, server_round: int, stage: str) -> Iterator[None]:
@@ -317,70 +341,6 @@ def _expire(signum: int, frame: Any) -> None:
     raise _TimeUp
 
 
-def check_update(update: Update, like: Arrays) -> None:
-    """Reject an update that must not reach aggregation.
-
-    Raises:
-        ClientError: Names, shapes or dtypes differ from the model's, a value is not finite, or the
-            weight is no positive number.
-    """
-    if not isinstance(update, Update):
-        raise ClientError(f"train returned {type(update).__name__}, not an Update")
-    if difference := misfit(update.arrays, like):
-        raise ClientError(f"the update does not fit the model: {difference}")
-    if bad := non_finite(update.arrays):
-        raise ClientError(
-            f"the update's {bad} holds NaN or infinity",
-            hint="Try a lower learning rate or max_grad_norm",
-        )
-    weight: Any = update.num_examples
-    number = isinstance(weight, int | float | np.integer | np.floating)
-    if not number or not 0 < weight <= MAX_EXAMPLES:
-        raise ClientError(f"num_examples is {repr(weight)[:40]}, not a positive number of rows")
-
-
-def check_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics as numbers.
-
-    Raises:
-        ClientError: One is no number.
-    """
-    result: dict[str, float] = {}
-    for name, value in metrics.items():
-        number = np.asarray(value)
-        if number.shape or number.dtype.kind not in "biuf":
-            raise ClientError(f"metric {name} is {repr(value)[:80]}, not a number")
-        result[name] = float(number)
-    return result
-
-
-def check_state(state: Arrays) -> Arrays:
-    """A client's private state, if it can be written to a file.
-
-    Raises:
-        ClientError: It holds something else than arrays of numbers.
-    """
-    for name, x in state.items():
-        if not isinstance(x, np.ndarray) or x.dtype.kind not in "biuf":
-            kind = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
-            raise ClientError(f"client.state holds {name} of type {kind}, not an array of numbers")
-    return state
-
-
-def decode_update(codec: Codec, payload: Payload, like: Arrays) -> Arrays:
-    """A client's update out of its payload.
-
-    Raises:
-        PayloadError: The bytes are damaged, or decode to what must not reach aggregation.
-    """
-    arrays = codec.decode(payload, like)
-    if difference := misfit(arrays, like):
-        raise PayloadError(f"the payload does not fit the model: {difference}")
-    if bad := non_finite(arrays):
-        raise PayloadError(f"the payload's {bad} holds NaN or infinity")
-    return arrays
-
-
 @dataclass(frozen=True)
 class Codecs:
     """The codecs of both directions."""
@@ -392,16 +352,8 @@ class Codecs:
 def build_codecs(section: CodecSection) -> Codecs:
     """Build both directions' codecs; an empty chain is the codec ``none``."""
 
-    def one(chain: tuple[Plugin, ...], direction: str) -> Codec:
-        if len(chain) > 1:
-            raise ScenarioError(
-                "a chain of several codecs cannot be built: each codec here ends in bytes",
-                key=("codec", direction),
-                hint="Give one codec",
-            )
-        return registry.build("codecs", chain[0].section) if chain else NoCodec()
-
-    return Codecs(one(section.up, "up"), one(section.down, "down"))
+    sections = ([plugin.section for plugin in chain] for chain in (section.up, section.down))
+    return Codecs(*map(build_chain, sections))
 
 
 def _own(method: Any) -> ClientMethod | None:

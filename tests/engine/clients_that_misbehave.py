@@ -20,7 +20,7 @@ from flwr.clientapp import ClientApp
 from fedsim.arrays import Arrays
 from fedsim.client import Client, Update
 from fedsim.clients.sgd import SGD
-from fedsim.codec import Payload
+from fedsim.codec import Payload, Sender
 from fedsim.codecs.none import NoCodec
 from fedsim.strategy import to_arrays, to_record
 
@@ -154,8 +154,8 @@ class CapturingCodec(NoCodec):
 
     lengths: ClassVar[list[int]] = []
 
-    def encode(self, arrays: Arrays, state: Arrays) -> Payload:
-        payload = super().encode(arrays, state)
+    def encode(self, arrays: Arrays, state: Arrays, sender: Sender | None = None) -> Payload:
+        payload = super().encode(arrays, state, sender)
         self.lengths.append(len(payload.data))
         return payload
 
@@ -170,8 +170,8 @@ class Damaging(NoCodec):
 
     damage: str = "truncated"
 
-    def encode(self, arrays: Arrays, state: Arrays) -> Payload:
-        payload = super().encode(arrays, state)
+    def encode(self, arrays: Arrays, state: Arrays, sender: Sender | None = None) -> Payload:
+        payload = super().encode(arrays, state, sender)
         marked = next(iter(arrays.values())).flat[0] == MARK
         return replace(payload, data=DAMAGES[self.damage](payload.data)) if marked else payload
 
@@ -305,3 +305,23 @@ def spoiled(
         case "weights":
             metrics = {**metrics, "num-examples": [1, 2]}
     return to_record(arrays), metrics
+
+
+class FailsInRoundTwo(SGD):
+    """As the tiny problem's client, until round 2."""
+
+    def __init__(self) -> None:
+        super().__init__(learning_rate=0.1, batch_size=8)
+
+    def train(self, client: Client) -> Update:
+        if client.round == 2:
+            raise ValueError("later")
+        return super().train(client)
+
+
+class Growing(FailsInRoundTwo):
+    """Says it has one example more every round."""
+
+    def train(self, client: Client) -> Update:
+        update = SGD.train(self, client)
+        return Update(update.arrays, update.num_examples + client.round, update.metrics)

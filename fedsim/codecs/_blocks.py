@@ -1,0 +1,63 @@
+"""Vectors cut into blocks of equal length, each with a scale of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[Any]
+CACHED = 2**16
+"""About this many values are worked on at a time, so that they stay in the cache."""
+
+
+def num_blocks(size: int, block: int) -> int:
+    """Blocks of a vector; ``block`` 0 means one for all."""
+    return -(-size // block) if block else min(size, 1)
+
+
+def as_blocks(x: NDArray[Any], block: int) -> Matrix:
+    """One row a block, the last one filled up with zeros; (blocks, block)."""
+    rows = num_blocks(x.size, block)
+    width = block or x.size
+    if rows * width == x.size:
+        return x.reshape(rows, width)
+    padded = np.zeros(rows * width, x.dtype)
+    padded[: x.size] = x
+    return padded.reshape(rows, width)
+
+
+def round_to_grid(
+    blocks: Matrix, inverse_steps: NDArray[Any], limit: int, rng: np.random.Generator | None
+) -> NDArray[np.int8]:
+    """Integers ``-limit .. limit`` nearest to ``blocks * inverse_steps``, row by row.
+
+    Args:
+        blocks: (blocks, block).
+        inverse_steps: One over the distance of grid points, per row.
+        limit: Largest integer.
+        rng: Round up or down at random, without bias, instead of to the nearest.
+    """
+    result = np.empty(blocks.shape, np.int8)
+    rows = max(1, CACHED // blocks.shape[1])
+    for start in range(0, len(blocks), rows):
+        part = slice(start, start + rows)
+        scaled = blocks[part] * inverse_steps[part, None]
+        if rng is None:
+            np.rint(scaled, out=scaled)
+        else:
+            scaled += rng.random(scaled.shape, dtype=scaled.dtype)
+            np.floor(scaled, out=scaled)
+        result[part] = np.clip(scaled, -limit, limit, out=scaled)
+    return result
+
+
+def from_grid(integers: Matrix, steps: NDArray[Any]) -> Matrix:
+    """``integers * steps``, row by row, in the type of ``steps``."""
+    result = np.empty(integers.shape, steps.dtype)
+    rows = max(1, CACHED // integers.shape[1])
+    for start in range(0, len(integers), rows):
+        part = slice(start, start + rows)
+        np.multiply(integers[part], steps[part, None], out=result[part], dtype=steps.dtype)
+    return result

@@ -1,0 +1,91 @@
+"""Integers of 8 bits on a grid of each block's own.
+
+    q_i = round(127 x_i / max_block |x|)        8 bits an entry and 32 a block
+
+T. Dettmers et al., "8-bit Optimizers via Block-wise Quantization", ICLR 2022,
+https://arxiv.org/abs/2110.02861 (blocks; here on a uniform grid). Rounding to the nearest keeps
+the largest entry of a block and moves none away from zero by more than its own size: it contracts
+by 1/block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from fedsim.arrays import Arrays
+from fedsim.codec import Codec, Reader, Rest, Sender, Stage, Writer
+from fedsim.codecs._blocks import as_blocks, from_grid, num_blocks, round_to_grid
+from fedsim.codecs._vectors import filled, narrow, wide, wide_dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8(Codec):
+    """Eight bits an entry.
+
+    Args:
+        block: Entries with a common scale.
+        stochastic: Round up or down at random, without bias, instead of to the nearest.
+    """
+
+    stage: ClassVar[Stage] = "quantise"
+
+    block: Annotated[int, Field(ge=1, le=2**20)] = 256
+    stochastic: bool = False
+
+    @property
+    def contraction(self) -> bool:  # type: ignore[override]
+        """Rounding to the nearest contracts."""
+        return not self.stochastic
+
+    @property
+    def unbiased(self) -> bool:  # type: ignore[override]
+        """Random rounding has the right expectation."""
+        return self.stochastic
+
+    def pack(self, arrays: Arrays, out: Writer, state: Arrays, sender: Sender) -> Arrays:
+        """Write the steps of the grids and the integers."""
+        out.number(self.block)
+        rng = sender.rng("int8") if self.stochastic else None
+        for _, x in filled(arrays):
+            blocks = as_blocks(wide(x), self.block)
+            steps = largest(blocks) / blocks.dtype.type(127)
+            out.put(steps, "scales")
+            integers = round_to_grid(blocks, inverse(steps), 127, rng)
+            out.put(integers.reshape(-1)[: x.size], "values")
+        return {}
+
+    def unpack(self, body: Reader, like: Arrays, rest: Rest) -> Arrays:
+        """Grid points."""
+        result = {name: np.zeros_like(x) for name, x in like.items()}
+        block = body.number(2**20)
+        if not block:
+            raise ValueError("blocks of no entries")
+        for name, x in filled(like):
+            steps = body.array(wide_dtype(x), num_blocks(x.size, block))
+            integers = as_blocks(body.array(np.int8, x.size), block)
+            values = from_grid(integers, steps).reshape(-1)[: x.size]
+            result[name] = narrow(values, x.dtype).reshape(x.shape)
+        rest({})
+        return result
+
+    def alpha(self, like: Arrays) -> float:
+        """The largest entry of every block is kept, but for rounding."""
+        return 0.999 / self.block if self.contraction else 0.0
+
+
+def largest(blocks: NDArray[Any]) -> NDArray[Any]:
+    """Largest magnitude of each row."""
+    result: NDArray[Any] = np.maximum(blocks.max(axis=1), -blocks.min(axis=1))
+    return result
+
+
+def inverse(steps: NDArray[Any]) -> NDArray[Any]:
+    """One over each step; 0 for a step of 0, or one so small that its inverse overflows."""
+    with np.errstate(divide="ignore", over="ignore"):
+        result = 1 / steps
+    return np.where(np.isfinite(result), result, 0).astype(steps.dtype, copy=False)

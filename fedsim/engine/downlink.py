@@ -1,0 +1,81 @@
+"""What the server sends: encoded broadcasts, and what clients that missed some are sent besides.
+
+Without error feedback a broadcast is the encoded weights. With it (EF21-P: K. Gruntkowska, A.
+Tyurin, P. Richtarik, "EF21-P and Friends", ICML 2023, https://arxiv.org/abs/2209.15218; the primal
+form of EF21-BC) server and clients hold a reference W, and a broadcast is C(x - W), which both add
+to W. A client that missed broadcasts needs them, too, or W as a whole, whichever is shorter; a new
+client needs W. Either is charged to the part ``catchup``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fedsim.arrays import Arrays, num_bytes
+from fedsim.chain import Compensated, memory_of
+from fedsim.codec import HEADER, SERVER, Codec, Sender
+from fedsim.engine.blocks import Broadcast, Report
+from fedsim.seeds import Seeds
+
+
+class Downlink:
+    """The server's end of the way down.
+
+    Args:
+        codec: How broadcasts are encoded.
+        seeds: The run's streams.
+    """
+
+    def __init__(self, codec: Codec, seeds: Seeds) -> None:
+        self.codec = codec
+        self.seeds = seeds
+        self._state: dict[str, Any] = {}
+        self._sent = [0]  # bytes of all broadcasts before each one, and after the last
+        self._seen: dict[int, int] = {}  # last broadcast of each client, with error feedback
+
+    def encode(self, arrays: Arrays, plan: bytes = b"") -> Broadcast:
+        """A broadcast of weights."""
+        number = len(self._sent)
+        sender = Sender(self.seeds, number, SERVER)
+        base = self._reference(arrays)
+        payload = self.codec.encode(arrays, self._state, sender)
+        data = np.frombuffer(payload.data, dtype=np.uint8)
+        parts = {**payload.parts, **({"plan": len(plan)} if plan else {})}
+        self._sent.append(self._sent[-1] + payload.num_bytes)
+        return Broadcast(f"b{number}", data, parts, base, plan, number)
+
+    def charge(self, report: Report, broadcast: Broadcast) -> None:
+        """Enter into a client's report what it was sent, with what it needed besides."""
+        parts = dict(broadcast.parts)
+        if broadcast.base is not None:
+            last = self._seen.get(report.client)
+            self._seen[report.client] = broadcast.number
+            whole = HEADER.size + num_bytes(broadcast.base.values())
+            missed = 0 if last is None else self._sent[broadcast.number - 1] - self._sent[last]
+            missed = max(missed, 0)  # the same broadcast once more
+            if last is None or missed + len(broadcast.payload) > whole:
+                parts = {k: n for k, n in parts.items() if k == "plan"} | {"catchup": whole}
+            elif missed:
+                parts["catchup"] = missed
+        report.down_parts, report.down_bytes = parts, sum(parts.values())
+
+    def _reference(self, arrays: Arrays) -> Arrays | None:
+        if not isinstance(self.codec, Compensated):
+            return None
+        if not self._state:
+            self._state = {f"feedback/estimate/{name}": x for name, x in arrays.items()}
+        return memory_of(self._state, arrays)["estimate"]
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """All of it, for a checkpoint."""
+        return {"state": self._state, "sent": np.array(self._sent), "seen": self._seen}
+
+    def restore(self, memory: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._state = dict(memory["state"])
+        self._sent = memory["sent"].tolist()
+        self._seen = dict(memory["seen"])

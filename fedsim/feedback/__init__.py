@@ -1,0 +1,1 @@
+"""Error feedback, one method per file; the file name is the name in YAML."""

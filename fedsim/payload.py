@@ -1,0 +1,192 @@
+"""Payloads: byte strings that could be written to a socket, with a header and counted parts.
+
+    magic 2 | version 1 | codec 3 | layout 4 | length 6 | checksum 4      20 bytes, then the body
+
+``codec`` is a digest of the codec chain and its versions, ``layout`` one of the arrays' names,
+dtypes and shapes; the checksum is the xxh3 of the body. A payload that another codec, version or
+layout made, or that was cut or altered, is refused before a byte of its body is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import DTypeLike, NDArray
+
+from fedsim.arrays import Arrays, layout_digest
+from fedsim.errors import PayloadError
+
+HEADER = struct.Struct("<2sB3s4sHII")  # magic, version, codec, layout, length (2 parts), checksum
+MAGIC = b"fs"
+VERSION = 2
+Chunk = bytes | memoryview
+"""A stretch of a payload's body."""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """An encoded update.
+
+    Attributes:
+        data: The bytes, header included.
+        parts: How many of the bytes are what: ``header``, ``values``, ``indices``, ``scales``,
+            ``seeds``.
+    """
+
+    data: bytes
+    parts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        """Exact encoded length."""
+        return len(self.data)
+
+
+class Writer:
+    """Collects the body of a payload, chunk by chunk, and what each byte is for."""
+
+    def __init__(self) -> None:
+        self.chunks: list[Chunk] = []
+        self.parts: dict[str, int] = {}
+
+    def put(self, data: Chunk | NDArray[Any], part: str) -> None:
+        """Append bytes, or the raw values of an array, that count as ``part``."""
+        chunk = raw(data) if isinstance(data, np.ndarray) else data
+        self.chunks.append(chunk)
+        self.parts[part] = self.parts.get(part, 0) + len(chunk)
+
+    def number(self, value: int, part: str = "header") -> None:
+        """Append an integer from 0 on, seven bits a byte."""
+        digits = bytearray()
+        while value > 127:
+            digits.append(value & 127 | 128)
+            value >>= 7
+        self.put(bytes([*digits, value]), part)
+
+    def append(self, other: Writer) -> None:
+        """Append what another writer collected."""
+        self.chunks += other.chunks
+        for part, length in other.parts.items():
+            self.parts[part] = self.parts.get(part, 0) + length
+
+    def arrays(self, arrays: Arrays) -> None:
+        """Append raw values of arrays, one after the other."""
+        for x in arrays.values():
+            if x.size:
+                self.put(x, "values")
+
+    def payload(self, signature: str, layout: Arrays) -> Payload:
+        """What was collected, behind its header."""
+        return frame(signature, layout, self.chunks, **self.parts)
+
+
+class Reader:
+    """Takes a body apart in the order in which it was written.
+
+    Raises:
+        PayloadError: (from every method) The body does not hold what is asked for.
+    """
+
+    def __init__(self, body: memoryview) -> None:
+        self._body = body
+        self._offset = 0
+
+    def take(self, length: int) -> memoryview:
+        """The next bytes."""
+        start, self._offset = self._offset, self._offset + length
+        if self._offset > len(self._body):
+            raise PayloadError("payload body ends too early")
+        return self._body[start : self._offset]
+
+    def array(self, dtype: DTypeLike, count: int) -> NDArray[Any]:
+        """The next values as a read-only array; without a copy where they are aligned."""
+        kind = np.dtype(dtype)
+        x = np.frombuffer(self.take(count * kind.itemsize), kind)
+        return x if x.flags.aligned else x.copy()
+
+    def number(self, limit: int) -> int:
+        """The next integer, 0 to ``limit``."""
+        value = 0
+        for shift in range(0, 70, 7):
+            digit = self.take(1)[0]
+            value |= (digit & 127) << shift
+            if digit < 128:
+                break
+        if value > limit:
+            raise PayloadError(f"payload body holds {value} where at most {limit} is possible")
+        return value
+
+    def arrays(self, like: Arrays) -> Arrays:
+        """Read-only raw values in the layout of ``like``."""
+        return {
+            name: np.frombuffer(self.take(x.nbytes), x.dtype).reshape(x.shape)
+            for name, x in like.items()
+        }
+
+    def finish(self) -> None:
+        """Nothing may be left."""
+        if self._offset != len(self._body):
+            raise PayloadError(f"payload body has {len(self._body) - self._offset} bytes too many")
+
+
+def raw(x: NDArray[Any]) -> Chunk:
+    """The raw values of an array, without a copy where it is contiguous."""
+    return np.ascontiguousarray(x).reshape(-1).view(np.uint8).data if x.size else b""
+
+
+def frame(signature: str, layout: Arrays, body: Sequence[Chunk], **parts: int) -> Payload:
+    """Put a header before a body; ``parts`` says what the body consists of."""
+    length = sum(map(len, body))
+    header = HEADER.pack(
+        MAGIC,
+        VERSION,
+        codec_digest(signature),
+        layout_digest(layout),
+        *divmod(length, 2**32),
+        _checksum(body),
+    )
+    data = b"".join([header, *body])  # the only copy
+    counts = parts or {"values": length}
+    return Payload(data, {**counts, "header": HEADER.size + counts.get("header", 0)})
+
+
+def unframe(signature: str, payload: Payload, like: Arrays) -> memoryview:
+    """Check a payload's header against codec and layout, and return its body.
+
+    Raises:
+        PayloadError: The header or the checksum does not fit.
+    """
+    data = payload.data
+    if len(data) < HEADER.size:
+        raise PayloadError(f"payload of {len(data)} bytes is shorter than its header")
+    magic, version, codec, layout, high, low, checksum = HEADER.unpack_from(data)
+    body = memoryview(data)[HEADER.size :]
+    if magic != MAGIC or version != VERSION:
+        raise PayloadError(f"payload has no fedsim header of version {VERSION}")
+    if codec != codec_digest(signature):
+        raise PayloadError(
+            f"payload is of another codec, or another version of it, than {signature}"
+        )
+    if layout != layout_digest(like):
+        raise PayloadError("payload is for arrays of other names, dtypes or shapes")
+    if (high << 32) + low != len(body) or checksum != _checksum([body]):
+        raise PayloadError("payload is truncated or altered (length or checksum)")
+    return body
+
+
+def codec_digest(signature: str) -> bytes:
+    """Three bytes that identify a chain of codecs and their versions."""
+    return hashlib.blake2b(signature.encode(), digest_size=3).digest()
+
+
+def _checksum(body: Iterable[Chunk]) -> int:
+    checksum = xxhash.xxh3_64()
+    for chunk in body:
+        checksum.update(chunk)
+    return checksum.intdigest() & 0xFFFFFFFF
