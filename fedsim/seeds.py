@@ -52,3 +52,5 @@ class Seeds:
 
             # torch.manual_seed also queues calls for accelerators, at a hundred times the price
             torch.default_generator.manual_seed(value)
+            if torch.cuda.is_initialized():
+                torch.cuda.manual_seed(value)

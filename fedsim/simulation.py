@@ -9,7 +9,6 @@ stop early); a test shows that both give the same weights.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from fedsim import records, registry
 from fedsim.arrays import Arrays, conform, sha256
 from fedsim.checkpoint import Checkpoint, Checkpoints, restore_strategy
 from fedsim.data import partition
+from fedsim.engine import resources
 from fedsim.engine.blocks import Report
 from fedsim.engine.grid import WorkerGrid
 from fedsim.engine.states import ClientStates
@@ -292,7 +292,7 @@ def open_grid(recipe: Recipe, reporter: Reporter, states: Path) -> WorkerGrid:
     store = ClientStates(states, int(engine.client_state_mb * 1e6))
     if engine.backend == "inline":
         return InlineGrid(recipe, reporter.clients_done, store)
-    workers = os.cpu_count() or 1 if engine.workers == "auto" else engine.workers
+    workers = resources.num_workers(engine)
     return RayGrid(recipe, reporter.clients_done, store, num_workers=workers)
 
 

@@ -12,11 +12,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
+from fedsim.engine import resources
 from fedsim.engine.blocks import Block
 from fedsim.engine.grid import WorkerGrid
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Recipe
 from fedsim.errors import FedsimError, RunError
+from fedsim.scenario import EngineSection
 
 log = logging.getLogger("fedsim")
 MAX_RESTARTS = 100
@@ -41,10 +43,11 @@ class RayGrid(WorkerGrid):
         self.num_workers = num_workers
 
     def __enter__(self) -> Self:
-        ray = _start(self.recipe.scenario.engine.address, self.num_workers)
+        engine = self.recipe.scenario.engine
+        ray = _start(engine, self.num_workers)
         try:
             self._recipe = ray.put(self.recipe)  # held, so that restarted actors can read it
-            actor = ray.remote(num_cpus=1, max_restarts=MAX_RESTARTS)(_Actor)
+            actor = ray.remote(max_restarts=MAX_RESTARTS, **resources.of_worker(engine))(_Actor)
             self._idle = [actor.remote(sys.path) for _ in range(self.num_workers)]
             self._recovering: dict[Any, Any] = {}
             built = [self._build(actor) for actor in self._idle]
@@ -196,31 +199,33 @@ def _result(ref: Any) -> Any:
         raise RunError(f"Ray failed: {error}") from error
 
 
-def _start(address: str, num_workers: int) -> Any:
+def _start(engine: EngineSection, num_workers: int) -> Any:
     """Start Ray on the loopback interface with a token, or join a cluster."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = engine.address
     if address == "local":
         _lock_up()
     import ray
 
-    local: dict[str, Any] = {"num_cpus": num_workers, "include_dashboard": False}
+    offer = resources.of_local_ray(engine, num_workers)
     try:
         ray.init(
             address=address,
             logging_level=logging.ERROR,
             log_to_driver=False,
             configure_logging=False,
-            **(local if address == "local" else {}),
+            **({**offer, "include_dashboard": False} if address == "local" else {}),
         )
     except Exception as error:
         raise RunError(
             f"Ray did not start ({address}): {error}", hint="Try engine.backend=inline"
         ) from error
-    cpus = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
-    if cpus < num_workers:
+    try:
+        resources.check(engine, num_workers, ray.cluster_resources())  # type: ignore[no-untyped-call]
+    except RunError:
         ray.shutdown()
-        raise RunError(f"{num_workers} workers need as many CPUs; the cluster has {cpus}")
+        raise
     return ray
 
 
