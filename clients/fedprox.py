@@ -35,5 +35,7 @@ class FedProx(SGD):
         mu = float(client.config.get("proximal-mu", self.proximal_mu))
         distance = torch.zeros(())
         for name, p in client.parameters.items():
-            distance = distance + (p - torch.tensor(client.received[name])).square().sum()
+            distance = (
+                distance + (p - torch.tensor(client.received[name], device=p.device)).square().sum()
+            )
         return client.loss(batch) + mu / 2 * distance

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     BeforeValidator,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -197,12 +198,17 @@ class CheckpointSection(Section):
 
 
 class EngineSection(Section):
-    """Where and how the work is executed; no value here changes a result."""
+    """Where and how the work is executed; no value here changes a result, except that a GPU rounds
+    otherwise than a CPU."""
 
     backend: Literal["ray", "inline"] = "ray"
     workers: PositiveInt | Literal["auto"] = "auto"
     address: str = "local"
     """``local`` starts Ray on this machine only; another address joins a running cluster."""
+    cpus_per_worker: PositiveFloat = 1.0
+    """CPUs that Ray reserves for a worker; may be a fraction."""
+    gpus_per_worker: NonNegativeFloat = 0.0
+    """GPUs that Ray reserves for a worker, a fraction to share one; above 0, models run on it."""
     threads_per_worker: PositiveInt = 1
     client_timeout_s: PositiveFloat | None = None
     """A client that works longer than this has failed; none waits for ever."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from fedsim import registry
 from fedsim.arrays import Arrays, conform, subtract
 from fedsim.data.partition import Split
-from fedsim.models import adapt, execution, warm_start
+from fedsim.models import adapt, device, execution, warm_start
 from fedsim.models.prefix import FrozenPrefix, Rows, pick
 from fedsim.models.prefix import find as find_prefix
 from fedsim.scenario import ModelSection, Scenario
@@ -102,6 +102,8 @@ class Task:
         self.model = adapt.wrap(network, scenario.model)
         if scenario.model.dtype == "bfloat16":
             execution.use_bfloat16(self.model, network)
+        self.device = device.choose(scenario.engine.gpus_per_worker)
+        self.model.to(self.device)
         self.parameters: dict[str, nn.Parameter] = {
             name: p for name, p in self.model.named_parameters() if p.requires_grad
         }
@@ -137,6 +139,18 @@ class Task:
         views = self._views()
         for name, value in conform(arrays, views).items():
             np.copyto(views[name], value)  # a copy: the source may be shared memory
+        if not self._views_are_memory:
+            self._write(views)
+
+    @property
+    def _views_are_memory(self) -> bool:
+        return self.device.type == "cpu"
+
+    def _write(self, arrays: Arrays) -> None:
+        """Bring arrays to where the model computes."""
+        with torch.no_grad():
+            for name, tensor in self._tensors.items():
+                tensor.copy_(torch.from_numpy(arrays[name]))
 
     def _reset_buffers(self) -> None:
         with torch.no_grad():
@@ -144,8 +158,8 @@ class Task:
                 buffer.copy_(initial)
 
     def _views(self) -> Arrays:
-        """The exchanged tensors' own memory as arrays."""
-        return {name: t.detach().numpy() for name, t in self._tensors.items()}
+        """The exchanged tensors as arrays: their own memory on the CPU, a copy from elsewhere."""
+        return {name: t.detach().cpu().numpy() for name, t in self._tensors.items()}
 
     def difference(self, received: Mapping[str, NDArray[Any]]) -> Arrays:
         """The wire's delta: current value minus ``received``, by name."""
@@ -189,8 +203,9 @@ class Task:
         return self.objective.encode(rows) if row_bytes * len(rows) <= CACHE_BYTES else None
 
     def collate(self, data: Batch, index: Tensor) -> Batch:
-        """Rows of ``client_data`` or ``test_data`` as one batch, the objective's way."""
-        return pick(data, index, self.objective.collate(data, index))
+        """Rows of ``client_data`` or ``test_data`` as one batch, where the model computes."""
+        batch = pick(data, index, self.objective.collate(data, index))
+        return device.place(batch, self.device)
 
     def rows(self, batch: Batch, rows: slice) -> Batch:
         """Some rows of a batch, with what frozen blocks answer to them."""
@@ -199,6 +214,7 @@ class Task:
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean training loss of a batch, with gradient."""
+        batch = device.place(batch, self.device)
         with self._shortcut(batch):
             return self.objective.loss(self.model, batch)
 

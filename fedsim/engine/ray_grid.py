@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
+from fedsim.engine import resources
 from fedsim.engine.blocks import Block
 from fedsim.engine.grid import WorkerGrid
 from fedsim.engine.states import ClientStates
@@ -35,9 +36,9 @@ class Launch:
     """
 
     def __init__(self, engine: EngineSection) -> None:
-        self.num_workers = os.cpu_count() or 1 if engine.workers == "auto" else engine.workers
+        self.num_workers = resources.num_workers(engine)
         self._pool = ThreadPoolExecutor(1)
-        self._actors = self._pool.submit(_start_actors, engine.address, self.num_workers)
+        self._actors = self._pool.submit(_start_actors, engine, self.num_workers)
 
     def actors(self) -> list[Any]:
         """The worker processes, as soon as they exist.
@@ -259,38 +260,40 @@ def _result(ref: Any) -> Any:
         raise RunError(f"Ray failed: {error}") from error
 
 
-def _start_actors(address: str, num_workers: int) -> list[Any]:
-    ray = _start(address, num_workers)
-    actor = ray.remote(num_cpus=1, max_restarts=MAX_RESTARTS)(_Actor)
+def _start_actors(engine: EngineSection, num_workers: int) -> list[Any]:
+    ray = _start(engine, num_workers)
+    actor = ray.remote(max_restarts=MAX_RESTARTS, **resources.of_worker(engine))(_Actor)
     return [actor.remote(sys.path) for _ in range(num_workers)]
 
 
-def _start(address: str, num_workers: int) -> Any:
+def _start(engine: EngineSection, num_workers: int) -> Any:
     """Start Ray on the loopback interface with a token, or join a cluster."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = engine.address
     if address == "local":
         _lock_up()
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
-    local: dict[str, Any] = {"num_cpus": num_workers, "include_dashboard": False}
+    offer = resources.of_local_ray(engine, num_workers)
     try:
         ray.init(
             address=address,
             logging_level=logging.ERROR,
             log_to_driver=False,
             configure_logging=False,
-            **(local if address == "local" else {}),
+            **({**offer, "include_dashboard": False} if address == "local" else {}),
         )
     except Exception as error:
         raise RunError(
             f"Ray did not start ({address}): {error}", hint="Try engine.backend=inline"
         ) from error
-    cpus = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]
-    if cpus < num_workers:
+    try:
+        resources.check(engine, num_workers, ray.cluster_resources())  # type: ignore[no-untyped-call]
+    except RunError:
         ray.shutdown()
-        raise RunError(f"{num_workers} workers need as many CPUs; the cluster has {cpus}")
+        raise
     return ray
 
 

@@ -173,15 +173,15 @@ class Damaging(NoCodec):
     def encode(self, arrays: Arrays, state: Arrays, sender: Sender | None = None) -> Payload:
         payload = super().encode(arrays, state, sender)
         marked = next(iter(arrays.values())).flat[0] == MARK
-        return replace(payload, data=DAMAGES[self.damage](payload.data)) if marked else payload
+        return replace(payload, data=self._damaged(payload.data, arrays)) if marked else payload
 
+    def _damaged(self, data: bytes, arrays: Arrays) -> bytes:
+        if self.damage in DAMAGES:
+            return DAMAGES[self.damage](data)
+        from tests.engine.altering import framed
 
-def _framed_nan(data: bytes) -> bytes:
-    """A sound payload of a layout with one array that holds NaN, as a liar would frame it."""
-    from fedsim.codec import HEADER
-    from tests.engine.altering import frame_again
-
-    return frame_again(data[: HEADER.size], np.full(15, np.nan, np.float32).tobytes())
+        values = [np.full(x.size, np.nan, x.dtype).tobytes() for x in arrays.values()]
+        return framed(self, arrays, b"".join(values))  # "lying": sound bytes of NaN
 
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -189,7 +189,6 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "oversized": lambda data: data + b"x" * 1_000_000,
     "empty": lambda data: b"",
     "flipped": lambda data: data[:-1] + bytes([data[-1] ^ 8]),
-    "lying": _framed_nan,
 }
 
 
