@@ -19,7 +19,7 @@ MODULES = [m.name for m in pkgutil.walk_packages(fedsim.__path__, "fedsim.")]
 
 LAYERS = [
     {"_version", "errors", "units"},
-    {"arrays", "seeds", "layers", "wording", "registry", "records", "cache", "trees"},
+    {"arrays", "seeds", "layers", "wording", "registry", "records", "cache", "trees", "directions"},
     {"partners", "scenario"},
     {"results", "codec", "models", "data"},
     {"codecs", "task", "differences", "compare", "progress"},
@@ -99,6 +99,7 @@ def test_core_imports_point_one_way():
 @pytest.mark.parametrize("kind", ["strategies", "clients"])
 def test_plugins_import_contracts_and_siblings_only(kind):
     contracts = {"arrays", "client", "codec", "errors", "seeds", "strategy", "task", kind}
+    contracts |= {"directions"}
     for path in (ROOT / kind).rglob("*.py"):
         assert {n.split(".")[1] for n in imports(path)} <= contracts, path
 
