@@ -296,6 +296,8 @@ def build_strategy(scenario: Scenario, num_clients: int) -> Strategy:
 def connect(grid: WorkerGrid, strategy: Strategy) -> None:
     """Tell the grid in which form this strategy takes replies."""
     grid.deltas = isinstance(strategy, DeltaStrategy)
+    if isinstance(strategy, DeltaStrategy):
+        strategy.initial = lambda: {n: grid.facts["arrays"][n] for n in grid.facts["parameters"]}
     grid.reduce = is_additive(strategy)
 
 

@@ -30,6 +30,8 @@ class Broadcast:
     key: str
     payload: NDArray[np.uint8]
     parts: Mapping[str, int]
+    packed: bool = False
+    """Vectors in the form of ``fedsim.wire`` instead of the model's arrays."""
 
     @property
     def num_bytes(self) -> int:

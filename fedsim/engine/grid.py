@@ -16,13 +16,15 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
+from fedsim import registry
 from fedsim.arrays import Arrays, add, conform
 from fedsim.codec import Payload
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report, cut
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Codecs, Recipe, build_codecs
-from fedsim.strategy import ARRAYS, DELTA, METRICS, NUM_EXAMPLES, to_arrays, to_record
+from fedsim.strategy import ARRAYS, DELTA, METRICS, NUM_EXAMPLES, PACKED, to_arrays, to_record
 from fedsim.task import merge_totals
+from fedsim.wire import Wire, travels_packed
 
 log = logging.getLogger("fedsim.clients")
 TEST_SHARD_ROWS = 256
@@ -37,6 +39,7 @@ class _Group:
     config: Mapping[str, Any]
     broadcast: Broadcast
     received: Arrays
+    weights: ArrayRecord | None = None
     messages: dict[int, Message] = field(default_factory=dict)
 
 
@@ -67,6 +70,8 @@ class WorkerGrid(Grid):
         _bind_task()
         self.recipe = recipe
         self.codecs: Codecs = build_codecs(recipe.scenario.codec)
+        if travels_packed(registry.find("clients", recipe.scenario.client.name)):
+            self.codecs = Codecs(up=Wire(), down=self.codecs.down)
         self.on_reply = on_reply
         self.num_clients = len(recipe.ownership.train)
         self.reports: list[Report] = []
@@ -172,33 +177,47 @@ class WorkerGrid(Grid):
         for message in messages:
             content, kind = message.content, message.metadata.message_type
             if (id(content), kind) not in by_content:
-                arrays = next(iter(content.array_records.values()))
+                records = content.array_records
+                packed = records.get(PACKED)
+                arrays = next((r for name, r in records.items() if name != PACKED), None)
                 config = next(iter(content.config_records.values()), ConfigRecord())
-                key = (id(arrays), id(config), kind)
+                key = (id(arrays if packed is None else packed), id(config), kind)
                 if key not in by_records:
-                    broadcast, received = self._encode(arrays)
-                    by_records[key] = _Group(kind, dict(config), broadcast, received)
+                    group = _Group(kind, dict(config), *self._encode(arrays, packed))
+                    group.weights = None if packed is None else arrays
+                    by_records[key] = group
                 by_content[id(content), kind] = by_records[key]
             by_content[id(content), kind].messages[message.metadata.dst_node_id] = message
         return list(by_records.values())
 
-    def _encode(self, record: ArrayRecord) -> tuple[Broadcast, Arrays]:
-        arrays = conform(to_arrays(record), self.facts["arrays"])
-        payload = self.codecs.down.encode(arrays, {})
+    def _encode(
+        self, record: ArrayRecord | None, packed: ArrayRecord | None
+    ) -> tuple[Broadcast, Arrays]:
+        codec = self.codecs.down if packed is None else Wire()
+        if packed is None:
+            arrays = conform(to_arrays(record or ArrayRecord()), self.facts["arrays"])
+        else:
+            arrays = to_arrays(packed)
+        payload = codec.encode(arrays, {})
         self._broadcasts += 1
         data = np.frombuffer(payload.data, dtype=np.uint8)
-        broadcast = Broadcast(f"b{self._broadcasts}", data, payload.parts)
-        return broadcast, self.codecs.down.decode(payload, arrays)
+        broadcast = Broadcast(f"b{self._broadcasts}", data, payload.parts, packed is not None)
+        return broadcast, codec.decode(payload, arrays)
 
     def _replies(self, groups: list[_Group]) -> Iterator[Message]:
         blocks: list[tuple[_Group, Block]] = []
         calls: dict[str, list[tuple[Any, ...]]] = {}
+        known: dict[int, Any] = {}  # handles of weights that several groups share
         for group in groups:
-            handle = self.share(group.broadcast)
+            handles = [self.share(group.broadcast)]
+            if group.weights is not None:
+                key = id(group.weights)
+                known[key] = known.get(key) or self.share(to_arrays(group.weights))
+                handles.append(known[key])
             for clients in cut(list(group.messages)):
                 block = self._block(group, clients)
                 blocks.append((group, block))
-                calls.setdefault(group.kind, []).append((block, handle))
+                calls.setdefault(group.kind, []).append((block, *handles))
         streams = {kind: self.map(kind, work) for kind, work in calls.items()}
         for group, block in blocks:
             result: BlockResult = next(streams[group.kind])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedsim import registry
+from fedsim import registry, wire
 from fedsim.arrays import Arrays, WeightedMean, non_finite
 from fedsim.client import Client, ClientMethod, Update
 from fedsim.codec import Codec, Payload
@@ -27,6 +27,7 @@ from fedsim.errors import ClientError, FedsimError, ModelError, ScenarioError
 from fedsim.scenario import CodecSection, Plugin, Scenario
 from fedsim.seeds import Seeds
 from fedsim.task import Task, Totals
+from fedsim.wire import Wire, travels_packed
 
 
 @dataclass(frozen=True)
@@ -51,22 +52,32 @@ class Worker:
             self.task = Task(scenario, partition.bind(scenario, recipe.ownership), recipe.seed)
         self.like = self.task.trainable()
         self.codecs = build_codecs(scenario.codec)
+        self._packed = travels_packed(method)
+        if self._packed:
+            self.codecs = Codecs(up=Wire(), down=self.codecs.down)
         self._train_client = self._plain_client if _is_plain(method, scenario) else self._app_client
         self.method = method
         self._received: tuple[str, Arrays] = ("", {})
+        self._weights = self.like
 
     def facts(self) -> dict[str, Any]:
         """Initial arrays and what is worth telling about the model."""
         return {
             "arrays": self.like,
             "num_parameters": sum(p.numel() for p in self.task.model.parameters()),
+            "parameters": list(self.task.parameters),
             "num_trainable": sum(x.size for x in self.like.values()),
             "key_metric": self.task.objective.key_metric,
         }
 
-    def train(self, block: Block, broadcast: Broadcast) -> BlockResult:
-        """Train every client of the block; a client that fails becomes a failed report."""
-        received = self._receive(broadcast)
+    def train(
+        self, block: Block, broadcast: Broadcast, weights: Arrays | None = None
+    ) -> BlockResult:
+        """Train every client of the block; a client that fails becomes a failed report.
+
+        ``weights`` is what the server knows a packed broadcast to result in.
+        """
+        received = self._receive(broadcast, weights)
         result = BlockResult([], [])
         mean = WeightedMean()
         with preserved_generators():
@@ -78,7 +89,7 @@ class Worker:
                         update, state = self._train_client(client, block, received, state)
                     payload = self._encode(update, report)
                     if block.reduce:
-                        mean.update(self.codecs.up.decode(payload, self.like), update.num_examples)
+                        mean.update(self._summand(payload, received), update.num_examples)
                     else:
                         result.payloads.append(payload.data)
                 result.reports.append(report)
@@ -87,15 +98,17 @@ class Worker:
         result.peak_bytes = peak_bytes()
         return result
 
-    def evaluate(self, block: Block, broadcast: Broadcast) -> BlockResult:
+    def evaluate(
+        self, block: Block, broadcast: Broadcast, weights: Arrays | None = None
+    ) -> BlockResult:
         """Test the received weights on each client's own test rows."""
-        received = self._receive(broadcast)
+        self._receive(broadcast, weights)
         result = BlockResult([], list(block.states))
         for client in block.clients:
             report = Report(client, down_bytes=broadcast.num_bytes)
             with self._reporting(report, block.server_round, "evaluate"):
                 with self._globals("evaluate", block.server_round, client):
-                    self.task.load(received)
+                    self.task.load(self._weights)
                     data = self.task.client_data(client, "test")
                     totals = self.task.evaluate(data, self.scenario.evaluate.batch_size)
                 report.num_examples = self.task.split.num_examples(client, "test")
@@ -133,18 +146,29 @@ class Worker:
             with torch.no_grad():
                 return self.task.objective.final_metrics(self.task.model, self.task.split.test)
 
-    def _receive(self, broadcast: Broadcast) -> Arrays:
+    def _receive(self, broadcast: Broadcast, weights: Arrays | None) -> Arrays:
         if self._received[0] != broadcast.key:  # decoded once per worker and broadcast
             payload = Payload(memoryview(broadcast.payload))  # type: ignore[arg-type]
-            self._received = (broadcast.key, self.codecs.down.decode(payload, self.like))
+            codec = Wire() if broadcast.packed else self.codecs.down
+            received = self._weights = codec.decode(payload, self.like)
+            if broadcast.packed:
+                self._weights = self.method.receive(self.task, received, self.like, weights)
+            self._received = (broadcast.key, received)
         return self._received[1]
+
+    def _summand(self, payload: Payload, received: Arrays) -> Arrays:
+        arrays = self.codecs.up.decode(payload, self.like)
+        return self.method.summand(arrays, received) if self._packed else arrays
 
     def _plain_client(
         self, client: int, block: Block, received: Arrays, state: ClientState | None
     ) -> tuple[Update, ClientState | None]:
-        self.task.load(received)
+        self.task.load(self._weights)
         view = self._client(client, block, received, state or {})
         update = self.method.train(view)
+        if self._packed:
+            wire.check(update.arrays)
+            update = self.method.checked(update, received)
         return update, view.state if self.method.needs_state else None
 
     def _app_client(
@@ -167,7 +191,7 @@ class Worker:
         )
 
     def _encode(self, update: Update, report: Report) -> Payload:
-        check_update(update, self.like)
+        check_update(update, update.arrays if self._packed else self.like)
         payload = self.codecs.up.encode(update.arrays, {})
         report.num_examples = update.num_examples
         report.metrics = {k: float(v) for k, v in update.metrics.items()}
