@@ -67,8 +67,8 @@ class MeZO(ClientMethod):
         """Probe every direction from the same point, then move along all of them."""
         rate = float(client.config.get("learning-rate", self.learning_rate))
         terms: dict[int, float] = {}
-        for _ in range(self.num_directions):
-            seed = self.seed(client, number)
+        for which in range(self.num_directions):
+            seed = self.seed(client, number * self.num_directions + which)
             losses = walker.probe(batch, seed)
             g = slope(losses, self.eps, self.loss_clip)
             log.add(losses, g)
@@ -80,7 +80,7 @@ class MeZO(ClientMethod):
         walker.move(terms)
 
     def seed(self, client: Client, number: int) -> int:
-        """The seed of the next direction of step ``number``."""
+        """The seed of the ``number``-th direction of this round."""
         return draw_seed(client.generator)
 
     def _decay(self, client: Client, factor: float) -> None:

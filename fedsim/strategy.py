@@ -133,6 +133,7 @@ class DeltaStrategy(Strategy):
         """Ask a uniform sample of clients to test the weights on their own data."""
         if not self.fraction_evaluate:
             return []
+        self._weights = to_arrays(arrays)
         nodes = self._sample("evaluate", server_round, self.fraction_evaluate, grid)
         return self._messages(nodes, server_round, arrays, config, MessageType.EVALUATE)
 

@@ -20,7 +20,7 @@ MODULES = [m.name for m in pkgutil.walk_packages(fedsim.__path__, "fedsim.")]
 LAYERS = [
     {"_version", "errors", "units"},
     {"arrays", "seeds", "layers", "wording", "registry", "records", "cache", "trees"},
-    {"directions", "seedpool"},
+    {"directions", "seedpool", "projection"},
     {"partners", "scenario"},
     {"results", "codec", "models", "data"},
     {"codecs", "wire", "task", "differences", "compare", "progress"},
@@ -100,7 +100,7 @@ def test_core_imports_point_one_way():
 @pytest.mark.parametrize("kind", ["strategies", "clients"])
 def test_plugins_import_contracts_and_siblings_only(kind):
     contracts = {"arrays", "client", "codec", "errors", "seeds", "strategy", "task", kind}
-    contracts |= {"directions", "seedpool"}
+    contracts |= {"directions", "seedpool", "projection"}
     for path in (ROOT / kind).rglob("*.py"):
         assert {n.split(".")[1] for n in imports(path)} <= contracts, path
 

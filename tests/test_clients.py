@@ -29,7 +29,7 @@ def broadcast(of: Worker) -> Broadcast:
         payload = of.codecs.down.encode(of.like, {})
         return Broadcast("b", np.frombuffer(payload.data, np.uint8), payload.parts)
     strategy = registry.build("strategies", {"name": STRATEGIES[of.method.sends]})
-    strategy.initial = lambda: of.like
+    strategy.initial, strategy._weights = lambda: of.like, of.like
     payload = Wire().encode(strategy.broadcasts(1, [0])[0], {})
     return Broadcast("b", np.frombuffer(payload.data, np.uint8), payload.parts, packed=True)
 

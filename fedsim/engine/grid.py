@@ -174,6 +174,7 @@ class WorkerGrid(Grid):
     def _group(self, messages: list[Message]) -> list[_Group]:
         by_content: dict[tuple[int, str], _Group] = {}  # mostly one for all: look no deeper
         by_records: dict[tuple[int, int, str], _Group] = {}
+        encoded: dict[int, tuple[Broadcast, Arrays]] = {}
         for message in messages:
             content, kind = message.content, message.metadata.message_type
             if (id(content), kind) not in by_content:
@@ -181,9 +182,12 @@ class WorkerGrid(Grid):
                 packed = records.get(PACKED)
                 arrays = next((r for name, r in records.items() if name != PACKED), None)
                 config = next(iter(content.config_records.values()), ConfigRecord())
-                key = (id(arrays if packed is None else packed), id(config), kind)
+                what = id(arrays if packed is None else packed)
+                key = (what, id(config), kind)
                 if key not in by_records:
-                    group = _Group(kind, dict(config), *self._encode(arrays, packed))
+                    if what not in encoded:
+                        encoded[what] = self._encode(arrays, packed)
+                    group = _Group(kind, dict(config), *encoded[what])
                     group.weights = None if packed is None else arrays
                     by_records[key] = group
                 by_content[id(content), kind] = by_records[key]
@@ -207,13 +211,14 @@ class WorkerGrid(Grid):
     def _replies(self, groups: list[_Group]) -> Iterator[Message]:
         blocks: list[tuple[_Group, Block]] = []
         calls: dict[str, list[tuple[Any, ...]]] = {}
-        known: dict[int, Any] = {}  # handles of weights that several groups share
+        known: dict[int, Any] = {}  # handles of what several groups share
         for group in groups:
-            handles = [self.share(group.broadcast)]
-            if group.weights is not None:
-                key = id(group.weights)
-                known[key] = known.get(key) or self.share(to_arrays(group.weights))
-                handles.append(known[key])
+            handles = []
+            for value in (group.broadcast, group.weights):
+                if value is not None and id(value) not in known:
+                    plain = to_arrays(value) if isinstance(value, ArrayRecord) else value
+                    known[id(value)] = self.share(plain)
+                handles += [] if value is None else [known[id(value)]]
             for clients in cut(list(group.messages)):
                 block = self._block(group, clients)
                 blocks.append((group, block))
