@@ -168,3 +168,29 @@ class ClientMethod(ABC):
         the same for any number of workers.
         """
         return [self.train(client) for client in clients]
+
+    def receive(
+        self, task: Task, received: Arrays, start: Arrays, weights: Arrays | None
+    ) -> Arrays:
+        """The model's weights after a message that is not weights; once per message and worker.
+
+        Args:
+            task: The resident task, for its layout; its present values mean nothing.
+            received: The decoded message.
+            start: Initial values of all exchanged arrays.
+            weights: What the server knows to be the result, so that a simulation need not compute
+                it once per worker; None where the method must.
+        """
+        raise NotImplementedError(f"{type(self).__name__} receives weights only")
+
+    def checked(self, update: Update, received: Arrays) -> Update:
+        """The update, unless it is of an own kind and must not reach the server.
+
+        Raises:
+            ClientError: A value is out of range.
+        """
+        return update
+
+    def summand(self, arrays: Arrays, received: Arrays) -> Arrays:
+        """An update of an own kind as arrays of fixed shapes, whose weighted mean has a meaning."""
+        return arrays

@@ -22,6 +22,8 @@ ENGINE_SUPPLIED = {
     "min_available_nodes": "Set num_clients",
 }
 """Arguments of Flower strategies that the scenario's own keys decide."""
+PACKED_KINDS = ("seeds", "projection")
+"""Kinds of update that are packed by their method, not by the scenario's codecs."""
 
 
 def check(scenario: Scenario) -> None:
@@ -46,6 +48,7 @@ def check(scenario: Scenario) -> None:
         _check_section("selectors", section, ("devices", "selection"))
     _check_mods(client, scenario)
     _check_kinds(client, strategy, scenario)
+    _check_packing(client, scenario)
 
 
 def _check_section(kind: str, section: Mapping[str, Any], key: tuple[str | int, ...]) -> Any:
@@ -118,3 +121,21 @@ def _check_kinds(client: Any, strategy: Any, scenario: Scenario) -> None:
         key=("strategy",),
         allowed=f"Strategies that fit: {', '.join(fitting) or 'none'}",
     )
+
+
+def _check_packing(client: Any, scenario: Scenario) -> None:
+    """Methods that send a few numbers of their own leave nothing to codecs and mods."""
+    if getattr(client, "sends", "delta") not in PACKED_KINDS:
+        return
+    given = {
+        ("codec", "up"): scenario.codec.up,
+        ("codec", "down"): scenario.codec.down,
+        ("mods",): scenario.mods,
+    }
+    for key, chain in given.items():
+        if chain:
+            raise PluginError(
+                f"client '{scenario.client.name}' sends {client.sends} in a form of its own",
+                key=key,
+                hint=f"Leave out {'.'.join(key)}: it works on arrays like the model's",
+            )

@@ -339,6 +339,8 @@ def connect(grid: WorkerGrid, strategy: Strategy, world: World | None = None) ->
     if world:
         world.weight_bytes = grid.facts["weight_bytes"]
     grid.deltas = isinstance(strategy, DeltaStrategy)
+    if isinstance(strategy, DeltaStrategy):
+        strategy.initial = lambda: {n: grid.facts["arrays"][n] for n in grid.facts["parameters"]}
     grid.reduce = is_additive(strategy)
     if grid.codecs.up.accumulates and not grid.reduce:
         raise PluginError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -45,6 +45,8 @@ from fedsim.seeds import Seeds
 ARRAYS, DELTA, CONFIG, METRICS = "arrays", "delta", "config", "metrics"
 """Record names in messages; a reply of fedsim's grid holds ``delta`` where a plain one holds
 ``arrays``."""
+PACKED = "packed"
+"""Record of vectors that travel in place of the weights; ``arrays`` beside it costs no bytes."""
 NUM_EXAMPLES = "num-examples"
 State = dict[str, Any]
 """What a strategy keeps between rounds: named ``Arrays``, numbers and strings."""
@@ -73,6 +75,10 @@ class DeltaStrategy(Strategy):
     """Share of clients that test the model on their own data; set by the engine."""
     seeds = Seeds(0)
     """Streams for the choice of clients; set by the engine."""
+    shares_weights: bool = True
+    """Whether workers get the weights beside a packed message, or compute them from it."""
+    initial: Callable[[], Arrays] | None = None
+    """Gives the parameters' initial values; set by the engine."""
 
     @cached_property
     def state(self) -> State:
@@ -89,13 +95,20 @@ class DeltaStrategy(Strategy):
             state: This strategy's state; read and replace entries freely.
         """
 
+    def broadcasts(self, server_round: int, nodes: Sequence[int]) -> Mapping[int, Arrays]:
+        """What travels to clients in place of the weights, for those that get something else.
+
+        Clients that get the same should get the same object: it is then encoded once.
+        """
+        return {}
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send the weights to a uniform sample of clients."""
         self._weights = to_arrays(arrays)
         nodes = self._sample("cohort", server_round, self.fraction_train, grid)
-        return _messages(nodes, server_round, arrays, config, MessageType.TRAIN)
+        return self._messages(nodes, server_round, arrays, config, MessageType.TRAIN)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -120,8 +133,9 @@ class DeltaStrategy(Strategy):
         """Ask a uniform sample of clients to test the weights on their own data."""
         if not self.fraction_evaluate:
             return []
+        self._weights = to_arrays(arrays)
         nodes = self._sample("evaluate", server_round, self.fraction_evaluate, grid)
-        return _messages(nodes, server_round, arrays, config, MessageType.EVALUATE)
+        return self._messages(nodes, server_round, arrays, config, MessageType.EVALUATE)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -144,6 +158,28 @@ class DeltaStrategy(Strategy):
         size = min(len(nodes), max(1, round(fraction * len(nodes))))
         draw = self.seeds.numpy(stream, server_round)
         return [nodes[int(i)] for i in draw.choice(len(nodes), size, replace=False)]
+
+    def _messages(
+        self,
+        nodes: list[int],
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        kind: str,
+    ) -> list[Message]:
+        config["server-round"] = server_round
+        packed = self.broadcasts(server_round, nodes)
+        weights = RecordDict({ARRAYS: arrays, CONFIG: config})
+        contents = {id(None): weights}
+        for arrays_sent in packed.values():
+            if id(arrays_sent) not in contents:
+                beside = {ARRAYS: arrays} if self.shares_weights else {}
+                record = RecordDict({PACKED: to_record(arrays_sent), **beside, CONFIG: config})
+                contents[id(arrays_sent)] = record
+        return [
+            Message(contents[id(packed.get(node))], dst_node_id=node, message_type=kind)
+            for node in nodes
+        ]
 
     def _delta(self, content: RecordDict) -> Arrays:
         if DELTA in content.array_records:
@@ -212,14 +248,6 @@ def to_record(arrays: Arrays) -> ArrayRecord:
     for name, x in arrays.items():
         record[name] = LiveArray(np.asarray(x))
     return record
-
-
-def _messages(
-    nodes: list[int], server_round: int, arrays: ArrayRecord, config: ConfigRecord, kind: str
-) -> list[Message]:
-    config["server-round"] = server_round
-    record = RecordDict({ARRAYS: arrays, CONFIG: config})
-    return [Message(record, dst_node_id=node, message_type=kind) for node in nodes]
 
 
 def sampling_arguments(cohort: int, evaluated: int, num_clients: int) -> dict[str, Any]:

@@ -199,7 +199,7 @@ PLUGINS: dict[str, Change] = {
     "a client and a strategy that do not fit": (
         f"  name: sgd\n{RATE}  batch_size: 8\nstrategy:\n",
         '  name: "sends_seeds:Sender"\nstrategy:  # <-\n',
-        ("sends seeds, but strategy 'fedavg' accepts delta", "Strategies that fit: none"),
+        ("sends seeds, but strategy 'fedavg' accepts delta", "Strategies that fit: fedkseed"),
     ),
     "a mod that is not there": (
         END,

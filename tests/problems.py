@@ -28,6 +28,11 @@ def logistic(features: int = 4, classes: int = 3) -> nn.Module:
     return nn.Linear(features, classes)
 
 
+def perceptron(features: int = 4, classes: int = 3, hidden: int = 8) -> nn.Module:
+    """One hidden layer."""
+    return nn.Sequential(nn.Linear(features, hidden), nn.Tanh(), nn.Linear(hidden, classes))
+
+
 def tiny(**changes: Any) -> Scenario:
     """Logistic regression on blobs, six clients, inline; mappings merge into their section."""
     values: dict[str, Any] = {

@@ -20,11 +20,12 @@ MODULES = [m.name for m in pkgutil.walk_packages(fedsim.__path__, "fedsim.")]
 LAYERS = [
     {"_version", "errors", "units"},
     {"arrays", "seeds", "layers", "wording", "registry", "records", "cache", "trees", "sections"},
+    {"directions", "seedpool", "projection"},
     {"payload", "codec", "chain", "lgreco"},
     {"availability", "devices", "clock", "selection", "selectors"},
     {"partners", "scenario"},
     {"results", "models", "data"},
-    {"codecs", "feedback", "task", "differences", "compare", "progress"},
+    {"codecs", "feedback", "wire", "task", "differences", "compare", "progress"},
     {"tasks", "client", "cost", "strategy"},
     {"engine", "ledger", "checkpoint", "events"},
     {"simulation", "listing", "templates"},
@@ -101,6 +102,7 @@ def test_core_imports_point_one_way():
 @pytest.mark.parametrize("kind", ["strategies", "clients"])
 def test_plugins_import_contracts_and_siblings_only(kind):
     contracts = {"arrays", "client", "codec", "cost", "errors", "seeds", "strategy", "task", kind}
+    contracts |= {"directions", "seedpool", "projection"}
     for path in (ROOT / kind).rglob("*.py"):
         assert {n.split(".")[1] for n in imports(path)} <= contracts, path
 

@@ -10,9 +10,12 @@ from fedsim.engine.blocks import Block, Broadcast
 from fedsim.engine.worker import Recipe, Worker
 from fedsim.errors import PluginError
 from fedsim.task import num_rows
+from fedsim.wire import Wire
 from tests.problems import tiny
 
 NAMES = list(registry.available("clients"))
+STRATEGIES = {"seeds": "fedkseed", "projection": "ferret"}
+"""Who says what to clients of a kind with messages of its own."""
 
 
 def worker(**changes) -> Worker:
@@ -22,13 +25,18 @@ def worker(**changes) -> Worker:
 
 
 def broadcast(of: Worker) -> Broadcast:
-    payload = of.codecs.down.encode(of.like, {})
-    return Broadcast("b", np.frombuffer(payload.data, np.uint8), payload.parts)
+    if not of._packed:
+        payload = of.codecs.down.encode(of.like, {})
+        return Broadcast("b", np.frombuffer(payload.data, np.uint8), payload.parts)
+    strategy = registry.build("strategies", {"name": STRATEGIES[of.method.sends]})
+    strategy.initial, strategy._weights = lambda: of.like, of.like
+    payload = Wire().encode(strategy.broadcasts(1, [0])[0], {})
+    return Broadcast("b", np.frombuffer(payload.data, np.uint8), payload.parts, packed=True)
 
 
 def train(of: Worker, client: int, config=None, server_round: int = 1):
     block = Block(server_round, (client,), (None,), config or {}, reduce=True)
-    return of.train(block, broadcast(of))
+    return of.train(block, broadcast(of), of.like if of._packed else None)
 
 
 @pytest.mark.parametrize("name", NAMES)

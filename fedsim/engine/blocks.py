@@ -38,6 +38,8 @@ class Broadcast:
     """Per array, which candidate of the uplink codec's planned option to use."""
     number: int = 0
     """Counts the broadcasts of a run."""
+    packed: bool = False
+    """Vectors in the form of ``fedsim.wire`` instead of the model's arrays."""
 
 
 @dataclass(frozen=True)

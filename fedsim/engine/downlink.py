@@ -19,6 +19,7 @@ from fedsim.chain import Compensated, memory_of
 from fedsim.codec import HEADER, SERVER, Codec, Sender
 from fedsim.engine.blocks import Broadcast, Report
 from fedsim.seeds import Seeds
+from fedsim.wire import Wire
 
 
 class Downlink:
@@ -46,6 +47,14 @@ class Downlink:
         parts = {**payload.parts, **({"plan": len(plan)} if plan else {})}
         self._sent.append(self._sent[-1] + payload.num_bytes)
         return Broadcast(f"b{number}", data, parts, base, plan, number)
+
+    def pack(self, vectors: Arrays) -> Broadcast:
+        """A broadcast of vectors that are not shaped like the model."""
+        number = len(self._sent)
+        payload = Wire().encode(vectors, {})
+        self._sent.append(self._sent[-1] + payload.num_bytes)
+        data = np.frombuffer(payload.data, dtype=np.uint8)
+        return Broadcast(f"b{number}", data, payload.parts, number=number, packed=True)
 
     def charge(self, report: Report, broadcast: Broadcast) -> None:
         """Enter into a client's report what it was sent, with what it needed besides."""

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
+from fedsim import registry
 from fedsim.arrays import Arrays, add, conform
 from fedsim.codec import Payload
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report, cut
@@ -26,8 +27,9 @@ from fedsim.engine.worker import Codecs, Recipe, build_codecs
 from fedsim.errors import PayloadError, PluginError
 from fedsim.lgreco import Planner
 from fedsim.seeds import Seeds
-from fedsim.strategy import ARRAYS, DELTA, METRICS, NUM_EXAMPLES, to_arrays, to_record
+from fedsim.strategy import ARRAYS, DELTA, METRICS, NUM_EXAMPLES, PACKED, to_arrays, to_record
 from fedsim.task import merge_totals
+from fedsim.wire import Wire, travels_packed
 
 if TYPE_CHECKING:
     from fedsim.engine.world import World
@@ -47,6 +49,7 @@ class _Group:
     config: Mapping[str, Any]
     broadcast: Broadcast
     sent: Arrays
+    weights: ArrayRecord | None = None
     messages: dict[int, Message] = field(default_factory=dict)
 
 
@@ -85,6 +88,8 @@ class WorkerGrid(Grid):
         _bind_task()
         self.recipe = recipe
         self.codecs: Codecs = build_codecs(recipe.scenario.codec)
+        if travels_packed(registry.find("clients", recipe.scenario.client.name)):
+            self.codecs = Codecs(up=Wire(), down=self.codecs.down)
         self.on_reply = on_reply
         self.num_clients = len(recipe.ownership.train)
         self.reports: list[Report] = []
@@ -210,21 +215,36 @@ class WorkerGrid(Grid):
     def _group(self, messages: list[Message]) -> list[_Group]:
         by_content: dict[tuple[int, str], _Group] = {}  # mostly one for all: look no deeper
         by_records: dict[tuple[int, int, str], _Group] = {}
+        encoded: dict[tuple[int, str], tuple[Broadcast, Arrays]] = {}
         for message in messages:
             content, kind = message.content, message.metadata.message_type
             if (id(content), kind) not in by_content:
-                arrays = next(iter(content.array_records.values()))
+                records = content.array_records
+                packed = records.get(PACKED)
+                arrays = next((r for name, r in records.items() if name != PACKED), None)
                 config = next(iter(content.config_records.values()), ConfigRecord())
-                key = (id(arrays), id(config), kind)
+                what = id(arrays if packed is None else packed)
+                key = (what, id(config), kind)
                 if key not in by_records:
-                    sent = conform(to_arrays(arrays, copy=False), self.facts["arrays"])
-                    plan = self.planner.observe(sent) if self.planner and kind == "train" else b""
-                    broadcast = self.downlink.encode(sent, plan)
-                    by_records[key] = _Group(kind, dict(config), broadcast, sent)
+                    if (what, kind) not in encoded:
+                        encoded[what, kind] = self._encode(arrays, packed, kind)
+                    group = _Group(kind, dict(config), *encoded[what, kind])
+                    group.weights = None if packed is None else arrays
+                    by_records[key] = group
                 by_content[id(content), kind] = by_records[key]
             by_content[id(content), kind].messages[message.metadata.dst_node_id] = message
         self._refuse_several(list(by_records.values()))
         return list(by_records.values())
+
+    def _encode(
+        self, record: ArrayRecord | None, packed: ArrayRecord | None, kind: str
+    ) -> tuple[Broadcast, Arrays]:
+        if packed is not None:
+            vectors = to_arrays(packed, copy=False)
+            return self.downlink.pack(vectors), vectors
+        sent = conform(to_arrays(record or ArrayRecord(), copy=False), self.facts["arrays"])
+        plan = self.planner.observe(sent) if self.planner and kind == "train" else b""
+        return self.downlink.encode(sent, plan), sent
 
     def _refuse_several(self, groups: list[_Group]) -> None:
         """Refuse different contents where the server keeps one mean, or one reference, for all."""
@@ -239,12 +259,13 @@ class WorkerGrid(Grid):
 
     def _replies(self, groups: list[_Group]) -> Iterator[Message]:
         bundles: list[tuple[_Group, list[Block]]] = []
-        calls = []
+        calls: list[tuple[Any, ...]] = []
+        shared: dict[int, Any] = {}  # handles of what several groups share
         for group in groups:
-            handle = self.share(group.broadcast)
+            handles = self._handles(group, shared)
             for blocks in self._bundles(group):
                 bundles.append((group, blocks))
-                calls.append((blocks, group.kind, handle))
+                calls.append((blocks, group.kind, *handles))
         results = self._results(bundles, self.map("work", calls))
         held: list[_Answered] = []
         for group, block, result in self._followed(results):
@@ -257,6 +278,17 @@ class WorkerGrid(Grid):
         mean = self.clients_mean.result(self.facts["arrays"]) if held else {}
         for group, block, result in held:
             yield from self._answers(group, block, result, mean)
+
+    def _handles(self, group: _Group, shared: dict[int, Any]) -> list[Any]:
+        """Broadcast, and weights beside a packed one, where all workers can read them."""
+        handles = []
+        for value in (group.broadcast, group.weights):
+            if value is not None:
+                if id(value) not in shared:
+                    plain = value if isinstance(value, Broadcast) else to_arrays(value, copy=False)
+                    shared[id(value)] = self.share(plain)
+                handles.append(shared[id(value)])
+        return handles
 
     def _bundles(self, group: _Group) -> list[list[Block]]:
         """The group's blocks, several in a call where they are quick; no result depends on it."""
@@ -382,7 +414,8 @@ class WorkerGrid(Grid):
                     continue
                 before = block.residual(report.client)
                 try:
-                    delta = decode_update(self.codecs.up, Payload(data), group.sent, before)
+                    like = None if group.broadcast.packed else group.sent
+                    delta = decode_update(self.codecs.up, Payload(data), like, before)
                 except PayloadError as problem:
                     yield self._reject(block, group, report, problem)
                     continue

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from fedsim import registry
+from fedsim import registry, wire
 from fedsim.arrays import Arrays, WeightedMean, add
 from fedsim.chain import build_chain
 from fedsim.client import Client, ClientMethod, Update
@@ -35,6 +35,7 @@ from fedsim.errors import ClientError, FedsimError, ModelError, ScenarioError
 from fedsim.scenario import CodecSection, Scenario
 from fedsim.seeds import Seeds
 from fedsim.task import Task, Totals
+from fedsim.wire import Wire, travels_packed
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class Worker:
         self.codecs = build_codecs(scenario.codec)
         self.codecs.up.check(self.like)
         self.codecs.down.check(self.like)
+        self._packed = travels_packed(method)
+        if self._packed:
+            self.codecs = Codecs(up=Wire(), down=self.codecs.down)
         self._train_client = self._plain_client if _is_plain(method, scenario) else self._app_client
         self.method = method
         # Devices' work is metered client by client.
@@ -71,12 +75,14 @@ class Worker:
         self._tally: Tally | None = None
         self._rows_at_once: int | None = None
         self._received: tuple[str, Arrays] = ("", {})
+        self._weights = self.like
 
     def facts(self) -> dict[str, Any]:
         """Initial arrays and what is worth telling about the model."""
         return {
             "arrays": self.like,
             "num_parameters": sum(p.numel() for p in self.task.model.parameters()),
+            "parameters": list(self.task.parameters),
             "num_trainable": sum(x.size for x in self.like.values()),
             "key_metric": self.task.objective.key_metric,
             "block_size": self.method.block_size if self._at_once else 1,
@@ -84,14 +90,23 @@ class Worker:
         }
 
     def work(
-        self, blocks: Sequence[Block], kind: Literal["train", "evaluate"], broadcast: Broadcast
+        self,
+        blocks: Sequence[Block],
+        kind: Literal["train", "evaluate"],
+        broadcast: Broadcast,
+        weights: Arrays | None = None,
     ) -> list[BlockResult]:
         """Work through blocks, one after the other."""
-        return [getattr(self, kind)(block, broadcast) for block in blocks]
+        return [getattr(self, kind)(block, broadcast, weights) for block in blocks]
 
-    def train(self, block: Block, broadcast: Broadcast) -> BlockResult:
-        """Train every client of the block; a client that fails becomes a failed report."""
-        received = self._receive(broadcast)
+    def train(
+        self, block: Block, broadcast: Broadcast, weights: Arrays | None = None
+    ) -> BlockResult:
+        """Train every client of the block; a client that fails becomes a failed report.
+
+        ``weights`` is what the server knows a packed broadcast to result in.
+        """
+        received = self._receive(broadcast, weights)
         result = BlockResult([], [])
         mean = WeightedMean()
         with preserved_generators():
@@ -109,8 +124,8 @@ class Worker:
                     residual = block.residual(client)
                     payload, kept = self._encode(update, report, block, broadcast.plan)
                     if block.reduce:
-                        delta = decode_update(self.codecs.up, payload, self.like, residual)
-                        mean.update(delta, update.num_examples)
+                        summand = self._summand(payload, received, residual)
+                        mean.update(summand, update.num_examples)
                     else:
                         result.payloads.append(payload.data)
                     if self.codecs.up.stateful:
@@ -121,15 +136,17 @@ class Worker:
         result.peak_bytes = peak_bytes()
         return result
 
-    def evaluate(self, block: Block, broadcast: Broadcast) -> BlockResult:
+    def evaluate(
+        self, block: Block, broadcast: Broadcast, weights: Arrays | None = None
+    ) -> BlockResult:
         """Test the received weights on each client's own test rows."""
-        received = self._receive(broadcast)
+        self._receive(broadcast, weights)
         result = BlockResult([], list(block.states))
         for client in block.clients:
             report = Report(client)
             with self._reporting(report, block.server_round, "evaluate"):
                 with self._globals("evaluate", block.server_round, client):
-                    self.task.load(received)
+                    self.task.load(self._weights)
                     data = self.task.client_data(client, "test")
                     totals = self.task.evaluate(data, self.scenario.evaluate.batch_size)
                 report.num_examples = self.task.split.num_examples(client, "test")
@@ -198,20 +215,31 @@ class Worker:
         with self._globals("cost", report.client):
             report.spent = self.meter.spent(self._tally)
 
-    def _receive(self, broadcast: Broadcast) -> Arrays:
+    def _receive(self, broadcast: Broadcast, weights: Arrays | None) -> Arrays:
         if self._received[0] != broadcast.key:  # decoded once per worker and broadcast
             payload = Payload(memoryview(broadcast.payload))  # type: ignore[arg-type]
-            received = self.codecs.down.decode(payload, self.like)
+            codec = Wire() if broadcast.packed else self.codecs.down
+            received = codec.decode(payload, self.like)
             if broadcast.base is not None:
                 received = add(broadcast.base, received)
+            self._weights = received
+            if broadcast.packed:
+                self._weights = self.method.receive(self.task, received, self.like, weights)
             self._received = (broadcast.key, received)
         return self._received[1]
+
+    def _summand(self, payload: Payload, received: Arrays, residual: Arrays) -> Arrays:
+        """What a client adds to the mean of its block."""
+        if self._packed:
+            summand: Arrays = self.method.summand(self.codecs.up.decode(payload, {}), received)
+            return summand
+        return decode_update(self.codecs.up, payload, self.like, residual)
 
     def _train_at_once(self, block: Block, received: Arrays) -> dict[int, Update | Exception]:
         """Updates, or the common failure, of a method that trains a block in one go."""
         if not self._at_once:
             return {}
-        self.task.load(received)
+        self.task.load(self._weights)
         self.seeds.seed_globals("train_many", block.server_round, *block.clients)
         views = [self._client(client, block, received, {}) for client in block.clients]
         limit = self.scenario.engine.client_timeout_s
@@ -231,9 +259,12 @@ class Worker:
             if isinstance(done, Exception):
                 raise done
             return done, None
-        self.task.load(received)
+        self.task.load(self._weights)
         view = self._client(client, block, received, state or {})
         update = self.method.train(view)
+        if self._packed:
+            wire.check(update.arrays)
+            update = self.method.checked(update, received)
         return update, check_state(view.state) if self.method.needs_state else None
 
     def _app_client(
@@ -260,7 +291,7 @@ class Worker:
     def _encode(
         self, update: Update, report: Report, block: Block, plan: bytes
     ) -> tuple[Payload, Arrays]:
-        check_update(update, self.like)
+        check_update(update, update.arrays if self._packed else self.like)
         report.metrics = check_metrics(update.metrics)
         sender = Sender(self.seeds, block.server_round, report.client, self._plan(plan))
         kept = dict(block.residual(report.client))

@@ -1,0 +1,135 @@
+"""What the zeroth-order clients share: probing a loss along a direction, and moving along it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from fedsim.arrays import Arrays
+from fedsim.client import Client
+from fedsim.directions import Directions, Kind
+from fedsim.task import Batch
+
+
+class Walker:
+    """Moves a client's parameters along directions, in place.
+
+    Without a copy, a probe adds ``eps z``, ``-2 eps z`` and, together with the step, ``eps z``
+    again: three roundings of float32. After T steps a weight w is off by at most
+    ``3 T 2^-24 (|w| + eps |z|)``, in practice by its square root. With ``exact`` a copy of the
+    parameters makes each probe start, and the step end, at the very weights.
+
+    Args:
+        client: Whose parameters are moved.
+        kind: Distribution of the directions.
+        eps: Length of a probe.
+        exact: Keep a copy instead of subtracting what was added.
+    """
+
+    def __init__(self, client: Client, kind: Kind, eps: float, exact: bool) -> None:
+        self._client, self._eps = client, eps
+        self.arrays: Arrays = {n: p.detach().numpy() for n, p in client.parameters.items()}
+        size = sum(x.size for x in self.arrays.values())
+        self.directions = Directions(size, kind, threads=torch.get_num_threads())
+        self._copy = {n: x.copy() for n, x in self.arrays.items()} if exact else None
+        self._away: int | None = None  # the seed along which a probe left the parameters
+
+    def probe(self, batch: Batch, seed: int) -> tuple[float, float]:
+        """Losses at ``w + eps z`` and ``w - eps z``."""
+        self.settle()
+        self._shift({seed: self._eps})
+        above = self._loss(batch)
+        if self._copy is None:
+            self._shift({seed: -2 * self._eps})
+        else:
+            self._restore()
+            self._shift({seed: -self._eps})
+        self._away = seed
+        return above, self._loss(batch)
+
+    def move(self, terms: Mapping[int, float]) -> None:
+        """``w += sum scale * z(seed)``; the way back from a probe is part of the same pass."""
+        if self._copy is not None:
+            self.settle()
+            self._shift(terms)
+            for name, x in self.arrays.items():
+                np.copyto(self._copy[name], x)
+        else:
+            back = {} if self._away is None else {self._away: self._eps}
+            merged = {s: back.get(s, 0.0) + terms.get(s, 0.0) for s in {**back, **terms}}
+            self._away = None
+            self._shift(merged)
+
+    def settle(self) -> None:
+        """Return from the last probe."""
+        if self._away is not None and self._copy is not None:
+            self._restore()
+            self._away = None
+        elif self._away is not None:
+            self.move({})
+
+    def _restore(self) -> None:
+        assert self._copy is not None
+        for name, x in self.arrays.items():
+            np.copyto(x, self._copy[name])
+
+    def _shift(self, terms: Mapping[int, float]) -> None:
+        self.directions.accumulate(self.arrays, list(terms), list(terms.values()))
+
+    def _loss(self, batch: Batch) -> float:
+        return self._client.loss(batch).item()
+
+
+@contextmanager
+def forward_only(client: Client) -> Iterator[None]:
+    """Evaluation mode (no dropout) without autograd: memory as for inference."""
+    client.task.model.eval()
+    with torch.no_grad():
+        yield
+
+
+def slope(losses: tuple[float, float], eps: float, loss_clip: float | None) -> float | None:
+    """The directional derivative, or None where the step must be dropped."""
+    above, below = losses
+    if not (math.isfinite(above) and math.isfinite(below)):
+        return None
+    if loss_clip is not None and abs(above - below) > loss_clip:
+        return None
+    return (above - below) / (2 * eps)
+
+
+class Log:
+    """Losses and scalars of a client's steps, as metrics."""
+
+    def __init__(self) -> None:
+        self._losses: list[float] = []
+        self._scalars: list[float] = []
+        self.dropped = 0
+
+    def add(self, losses: tuple[float, float], scalar: float | None) -> None:
+        """Note a step; ``None`` is a dropped one."""
+        if scalar is None:
+            self.dropped += 1
+        else:
+            self._losses.append(sum(losses) / 2)
+            self._scalars.append(abs(scalar))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Mean loss, mean and largest absolute scalar, dropped steps."""
+        losses, scalars = self._losses or [0.0], self._scalars or [0.0]
+        return {
+            "train_loss": sum(losses) / len(losses),
+            "mean_abs_scalar": sum(scalars) / len(scalars),
+            "max_abs_scalar": max(scalars),
+            "dropped_steps": float(self.dropped),
+        }
+
+
+def draw_seed(generator: torch.Generator) -> int:
+    """A fresh seed for a direction."""
+    return int(torch.randint(2**62, (), generator=generator).item())

@@ -1,0 +1,281 @@
+"""Random directions that are never stored: ``z(seed)`` is computed again wherever it is needed.
+
+Value ``i`` of a direction is entry ``word_i`` of a table, where ``word_0, word_1, ...`` are the
+16-bit words of NumPy's Philox 4x64 with the key ``(seed, stream, kind)``. Only integers and table
+look-ups are involved, so a value depends on nothing but seed, stream, kind and position: not on the
+machine, the number of threads, the shapes of tensors or the release of a library. Sums are made
+with separate float32 multiplications and additions in a fixed order, hence they are as exact.
+
+Kinds, all with mean 0 and covariance I except the last:
+
+    gaussian     65,536 quantiles of the normal distribution, scaled to variance 1; |z| <= 4.33
+    rademacher   +1 or -1, one bit each
+    sphere       gaussian, scaled to the length sqrt(size)
+    truncated    the normal distribution cut at +-1/sqrt(size), so that |z| <= 1 (Ferret's bases)
+
+Values are made on the CPU; a model elsewhere gets them copied. J. K. Salmon et al., "Parallel
+random numbers: as easy as 1, 2, 3", SC 2011, https://doi.org/10.1145/2063384.2063405 (Philox).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from statistics import NormalDist
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+VERSION = 1
+"""Changes whenever a value changes; stored with whatever must be replayed later."""
+BLOCK = 32_768
+"""Values that are made at a time; sums over a whole direction are sums over blocks."""
+
+Kind = Literal["gaussian", "rademacher", "sphere", "truncated"]
+Vector = NDArray[np.float32]
+Target = NDArray[Any] | Mapping[str, NDArray[Any]]
+"""A flat vector, or named arrays that are one vector in their order."""
+_LEVELS = 65_536
+_KEYS: dict[Kind, int] = {"gaussian": 0, "rademacher": 1, "sphere": 0, "truncated": 3}
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Directions of one size; a direction is named by a seed, 0 to 2^64 - 1.
+
+    Args:
+        size: Values in a direction.
+        kind: Distribution of the values.
+        stream: Tells apart directions of equal seeds, such as the layers of a model.
+        threads: How many blocks are worked on at once; results do not depend on it.
+
+    >>> Directions(4).values(42).tolist()
+    [0.07896953076124191, -0.5178472995758057, 0.014592320658266544, 0.9161294102668762]
+    """
+
+    size: int
+    kind: Kind = "gaussian"
+    stream: int = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind) or not 0 <= self.stream < 2**48 or self.size < 1:
+            raise ValueError(f"{self} needs a known kind, a size and a stream below 2^48")
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks in a direction; the last one may be shorter."""
+        return -(-self.size // BLOCK)
+
+    def values(self, seed: int) -> Vector:
+        """The whole direction; for tests and small sizes."""
+        return np.concatenate([self.block(seed, i) for i in range(self.num_blocks)])
+
+    def block(self, seed: int, index: int) -> Vector:
+        """Block ``index`` of a direction."""
+        return _Maker(self).block(seed, index)
+
+    def add(self, x: Target, seed: int, scale: float) -> None:
+        """``x += scale * z(seed)`` in place."""
+        self.accumulate(x, [seed], [scale])
+
+    def accumulate(self, x: Target, seeds: Sequence[int], scales: Sequence[float]) -> None:
+        """``x += sum_k scale_k * z(seed_k)`` in place; the sum is made first, in float32."""
+        terms = [(s, np.float32(c)) for s, c in zip(seeds, scales, strict=True) if c]
+        pieces = self.slices(x)
+
+        def work(maker: _Maker, index: int) -> None:
+            if terms:
+                _add(pieces[index], maker.weighted_sum(terms, index))
+
+        self._each_block(work)
+
+    def dot(self, x: Target, seeds: Sequence[int]) -> NDArray[np.float64]:
+        """``<x, z(seed_k)>`` of every seed; products in float32, sums of blocks in float64."""
+        parts = np.zeros((self.num_blocks, len(seeds)))
+        pieces = self.slices(x)
+
+        def work(maker: _Maker, index: int) -> None:
+            part = _joined(pieces[index])
+            for k, seed in enumerate(seeds):
+                parts[index, k] = _sum(np.multiply(maker.block(seed, index), part))
+
+        self._each_block(work)
+        result: NDArray[np.float64] = parts.sum(axis=0)
+        return result
+
+    def factor(self, seed: int) -> float:
+        """What table values are multiplied by: sqrt(size) / length for ``sphere``."""
+        return _sphere_factor(self.size, self.stream, seed) if self.kind == "sphere" else 1.0
+
+    def slices(self, x: Target) -> list[list[NDArray[Any]]]:
+        """The memory of ``x`` below each block, as flat views."""
+        arrays = [x] if isinstance(x, np.ndarray) else list(x.values())
+        if sum(a.size for a in arrays) != self.size:
+            raise ValueError(f"{sum(a.size for a in arrays)} values are not {self.size}")
+        pieces: list[list[NDArray[Any]]] = [[] for _ in range(self.num_blocks)]
+        position = 0
+        for array in arrays:
+            flat = array.reshape(-1)
+            if flat.size and not np.shares_memory(flat, array):
+                raise ValueError("directions are added to contiguous arrays only")
+            for start, stop in _cuts(position, flat.size):
+                pieces[(position + start) // BLOCK].append(flat[start:stop])
+            position += flat.size
+        return pieces
+
+    def _each_block(self, work: Callable[[_Maker, int], None]) -> None:
+        """Let threads work on blocks; no two of them write to the same memory."""
+        count = min(self.threads, self.num_blocks)
+
+        def stripe(first: int) -> None:
+            maker = _Maker(self)
+            for index in range(first, self.num_blocks, count):
+                work(maker, index)
+
+        if count == 1:
+            stripe(0)
+            return
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(stripe, range(count)))
+
+
+class _Maker:
+    """Makes blocks of values, with one generator and one set of buffers: not for two threads."""
+
+    def __init__(self, directions: Directions) -> None:
+        self._of = directions
+        self._bits = np.random.Philox(0)
+        self._key = np.zeros(2, np.uint64)
+        self._counter = np.zeros(4, np.uint64)
+        self._state: Any = {
+            "bit_generator": "Philox",
+            "state": {"counter": self._counter, "key": self._key},
+            "buffer": np.zeros(4, np.uint64),
+            "buffer_pos": 4,  # empty
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+        self._values = np.empty(BLOCK, np.float32)
+        self._sum = np.empty(BLOCK, np.float32)
+
+    def block(self, seed: int, index: int) -> Vector:
+        """A block of a direction; a new array."""
+        values = self._scaled(seed, index, np.float32(1.0))
+        return values.copy()
+
+    def weighted_sum(self, terms: Sequence[tuple[int, np.float32]], index: int) -> Vector:
+        """``sum_k c_k * z_k`` of a block; valid until the next call."""
+        (seed, scale), *rest = terms
+        first = self._scaled(seed, index, scale)
+        if not rest:
+            return first
+        total = self._sum[: first.size]
+        total[:] = first
+        for seed, scale in rest:
+            total += self._scaled(seed, index, scale)
+        return total
+
+    def _scaled(self, seed: int, index: int, scale: np.float32) -> Vector:
+        kind, size = self._of.kind, min(BLOCK, self._of.size - index * BLOCK)
+        values = self._values[:size]
+        if kind == "rademacher":
+            np.multiply(self._signs(seed, index)[:size], scale, out=values)
+            return values
+        words = self._words(seed, index * (BLOCK // 16), -(-size // 4))
+        table = _gaussian() if kind != "truncated" else _truncated(self._of.size)
+        np.take(table, words[:size], out=values, mode="wrap")  # faster than checking
+        if kind == "sphere":
+            values *= np.float32(self._of.factor(seed))
+        if scale != 1:
+            values *= scale
+        return values
+
+    def _signs(self, seed: int, index: int) -> Vector:
+        words = self._words(seed, index * (BLOCK // 256), BLOCK // 64)
+        signs: Vector = np.take(_eight_signs(), words.view(np.uint8), axis=0).reshape(-1)
+        return signs
+
+    def _words(self, seed: int, counter: int, count: int) -> NDArray[np.uint16]:
+        """Raw words from a counter on; each step of the counter gives four of 64 bits."""
+        self._key[:] = seed, self._of.stream * 256 + _KEYS[self._of.kind]
+        self._counter[0] = counter
+        self._bits.state = self._state
+        raw = self._bits.random_raw(count)
+        return raw.astype("<u8", copy=False).view("<u2")
+
+
+def _cuts(position: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where the borders of blocks cut ``size`` values that begin at ``position``."""
+    start = 0
+    while start < size:
+        stop = min(size, start + BLOCK - (position + start) % BLOCK)
+        yield start, stop
+        start = stop
+
+
+def _add(slices: Sequence[NDArray[Any]], values: Vector) -> None:
+    offset = 0
+    for part in slices:
+        part += values[offset : offset + part.size]
+        offset += part.size
+
+
+def _joined(slices: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return slices[0] if len(slices) == 1 else np.concatenate(slices)
+
+
+def _sum(values: NDArray[Any]) -> float:
+    """Sum in an order that no library decides: 256 at a time by NumPy, the rest in float64."""
+    whole = values.size - values.size % 256
+    rows = values[:whole].reshape(-1, 256).sum(axis=1)
+    return math.fsum(rows.tolist()) + math.fsum(values[whole:].tolist())
+
+
+@cache
+def _gaussian() -> Vector:
+    """Quantiles of the normal distribution at the middles of 65,536 equal parts."""
+    normal = NormalDist()
+    upper = [normal.inv_cdf(0.5 + (i + 0.5) / _LEVELS) for i in range(_LEVELS // 2)]
+    scale = math.sqrt(len(upper) / math.fsum(q * q for q in upper))
+    half = np.array([q * scale for q in upper], np.float32)
+    return np.concatenate([-half[::-1], half])
+
+
+@lru_cache(maxsize=64)
+def _truncated(size: int) -> Vector:
+    """Quantiles of the normal distribution between +-1/sqrt(size)."""
+    from scipy.special import erf, erfinv
+
+    levels = (np.arange(_LEVELS // 2) + 0.5) / (_LEVELS // 2)
+    half = math.sqrt(2) * erfinv(levels * erf(1 / math.sqrt(2 * size)))
+    return np.concatenate([-half[::-1], half]).astype(np.float32)
+
+
+def truncated_variance(size: int) -> float:
+    """Variance of an entry of a ``truncated`` direction; near ``1 / (3 size)``.
+
+    >>> round(truncated_variance(256), 8)
+    0.00130141
+    """
+    a = 1 / math.sqrt(size)
+    density = math.exp(-a * a / 2) / math.sqrt(2 * math.pi)
+    return 1 - 2 * a * density / math.erf(a / math.sqrt(2))
+
+
+@cache
+def _eight_signs() -> Vector:
+    """Row ``b`` holds the bits of byte ``b`` as signs, the lowest bit first."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    return (2.0 * bits - 1.0).astype(np.float32)
+
+
+@lru_cache(maxsize=1024)
+def _sphere_factor(size: int, stream: int, seed: int) -> float:
+    plain = Directions(size, "gaussian", stream)
+    squares = [_sum(np.square(plain.block(seed, i))) for i in range(plain.num_blocks)]
+    return math.sqrt(size / math.fsum(squares))

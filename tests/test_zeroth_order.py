@@ -1,0 +1,291 @@
+"""MeZO, FedMeZO and ZO-AdaMU: closed forms, restoring, limit cases, memory, resume."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from fedsim import registry, simulation
+from fedsim.clients._zeroth import Walker, forward_only, slope
+from fedsim.clients.zo_adamu import PHI, annealed
+from fedsim.directions import Directions
+from fedsim.errors import PluginError
+from fedsim.scenario import load
+from fedsim.strategies.fedmezo import FedMeZO, standardised
+from tests.engine.runs import comparable, stopped
+from tests.problems import tiny
+from tests.test_clients import train, worker
+from tests.test_fedkseed import client_of, final_weights
+
+
+def vector(*values: float) -> torch.nn.Module:
+    module = torch.nn.Module()
+    module.theta = torch.nn.Parameter(torch.tensor(values, dtype=torch.float32))
+    return module
+
+
+# -- estimates ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eps", [1e-3, 0.1, 10.0])
+def test_on_a_linear_loss_the_slope_is_exact_for_every_probe(eps):
+    c, module = torch.tensor([1.0, -2.0, 0.5, 3.0]), vector(0, 0, 0, 0)
+    client = client_of(module, lambda: c @ module.theta)
+    with forward_only(client):
+        g = slope(Walker(client, "gaussian", eps, True).probe({}, 9), eps, None)
+    assert g == pytest.approx(float(c.numpy() @ Directions(4).values(9)), rel=2e-6)
+
+
+def test_on_a_quadratic_the_slope_has_no_error_of_eps():
+    h, module = torch.diag(torch.tensor([1.0, 4.0, 9.0])), vector(1, -1, 0.5)
+    client = client_of(module, lambda: 0.5 * module.theta @ h @ module.theta)
+    z = Directions(3).values(4)
+    with forward_only(client):
+        walker = Walker(client, "gaussian", 0.5, True)
+        g = slope(walker.probe({}, 4), 0.5, None)
+    assert g == pytest.approx(float(z @ np.array([1, -4, 4.5])), rel=1e-5)
+
+
+def test_the_estimate_is_unbiased():
+    gradient = np.array([1.0, -2.0, 0.5, 3.0])
+    z = Directions(400_000).values(1).reshape(-1, 4).astype(float)
+    mean = ((z @ gradient)[:, None] * z).mean(axis=0)
+    bound = 3 / np.sqrt(len(z)) * np.sqrt(5) * np.linalg.norm(gradient)
+    assert np.linalg.norm(mean - gradient) < bound
+
+
+# -- probes leave nothing behind ---------------------------------------------------------------
+
+
+def test_exact_probes_restore_every_bit_and_others_stay_within_their_bound():
+    torch.manual_seed(0)
+    for exact in (True, False):
+        module = torch.nn.Linear(300, 200)
+        client = client_of(module, lambda m=module: m.weight.square().mean())
+        before = module.weight.detach().numpy().copy()
+        with forward_only(client):
+            walker = Walker(client, "gaussian", 1e-3, exact)
+            for seed in range(200):
+                walker.probe({}, seed)
+            walker.settle()
+        error = np.abs(module.weight.detach().numpy() - before)
+        if exact:
+            assert not error.any()
+        else:
+            assert 0 < error.max() < 3 * 200 * 2**-24 * (np.abs(before).max() + 1e-3 * 4.4)
+            assert np.linalg.norm(error) / np.linalg.norm(before) < 2e-6
+
+
+def test_a_step_needs_no_more_memory_than_a_forward_pass():
+    """Beside the parameters: a few blocks of directions, and no graph for a backward pass."""
+    module = torch.nn.Linear(2000, 1000)
+    x = torch.ones(1, 2000)
+    graphs = []
+
+    def loss():
+        out = module(x).square().mean()
+        graphs.append(out.requires_grad)
+        return out
+
+    client = client_of(module, loss)
+    with forward_only(client):
+        walker = Walker(client, "gaussian", 1e-3, exact=False)
+        walker.probe({}, 1)
+        tracemalloc.start()
+        walker.probe({}, 2)
+        walker.move({2: -1e-3})
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert not any(graphs)
+    assert peak < 0.1 * 4 * 2_001_000
+
+
+def test_evaluation_mode_turns_dropout_off():
+    module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5))
+    client = client_of(module.train(), lambda: module(torch.ones(1, 4)).sum())
+    with forward_only(client):
+        assert len({client.loss({}).item() for _ in range(5)}) == 1
+
+
+# -- MeZO and FedMeZO --------------------------------------------------------------------------
+
+
+def mezo(**options):
+    return {"name": "mezo", "learning_rate": 0.02, "batch_size": 1000, **options}
+
+
+def test_several_directions_are_averaged_and_weights_decay():
+    one = train(worker(client=mezo(local_steps=1)), 0).mean
+    many = train(worker(client=mezo(local_steps=1, num_directions=500, learning_rate=0.2)), 0).mean
+    reference = train(worker(client={"name": "sgd", "learning_rate": 0.2, "batch_size": 1000}), 0)
+    a = np.concatenate([x.ravel() for x in many.values()])
+    b = np.concatenate([x.ravel() for x in reference.mean.values()])
+    assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.95
+    decayed = train(worker(client=mezo(local_steps=1, weight_decay=0.5)), 0).mean
+    start = worker().like
+    np.testing.assert_array_equal(decayed["bias"], one["bias"])
+    expected = one["weight"] - 0.02 * 0.5 * start["weight"]
+    np.testing.assert_allclose(decayed["weight"], expected, atol=1e-6)
+
+
+def test_a_clip_drops_steps():
+    report = train(worker(client=mezo(loss_clip=1e-9)), 0).reports[0]
+    assert report.metrics["dropped_steps"] == 30
+    assert not any(
+        x.any() for x in train(worker(client=mezo(loss_clip=1e-9, exact=True)), 0).mean.values()
+    )
+
+
+def fedmezo(tmp_path, steps=1, clients=4, client="fedmezo", strategy=None, rounds=3, **changes):
+    section = {"name": client, "batch_size": 1000, "local_steps": steps, "learning_rate": 0.02}
+    plan = {"num_clients": clients, "num_rounds": rounds, "client": section, **changes}
+    plan["strategy"] = strategy or {
+        "name": "fedmezo", "signal": "frozen", "learning_rate": 0.02, "spread": 0.0,
+    }  # fmt: skip
+    return simulation.run(tiny(**plan), out=tmp_path)
+
+
+def test_one_client_is_mezo(tmp_path):
+    runs = [
+        fedmezo(tmp_path, 5, 1),
+        fedmezo(tmp_path, 5, 1, "mezo", {"name": "fedavg"}),
+    ]
+    assert runs[0].summary["weights_sha256"] == runs[1].summary["weights_sha256"]
+
+
+def test_one_step_along_shared_seeds_is_mezo_with_the_whole_batch(tmp_path):
+    shared = {
+        "name": "fedmezo", "signal": "frozen", "learning_rate": 0.02, "spread": 0.0,
+        "shared_seeds": True,
+    }  # fmt: skip
+    many = fedmezo(tmp_path, strategy=shared)
+    one = fedmezo(tmp_path, clients=1, strategy=shared)
+    apart = fedmezo(tmp_path)
+    for name, x in final_weights(one).items():
+        np.testing.assert_allclose(final_weights(many)[name], x, atol=2e-4)
+        assert np.abs(final_weights(apart)[name] - x).max() > 1e-3
+
+
+def test_rates_follow_signals_and_equal_signals_do_not_divide_by_zero(tmp_path):
+    assert standardised({}) == {}
+    assert standardised({1: 2.0, 2: 2.0}) == {1: 0.0, 2: 0.0}
+    strategy = FedMeZO(learning_rate=1e-5, spread=5e-6, signal="round-wise")
+    strategy.state["history"] = {1: [9.0, 1.0], 2: [2.0], 3: [6.0]}
+    rates = strategy.rates(2, [1, 2, 3, 4])
+    assert rates[3] == pytest.approx(1.5e-5)
+    assert 5e-6 < rates[1] < rates[2] < 1e-5
+    assert rates[4] == 1e-5
+    late = FedMeZO(learning_rate=1e-5, spread=5e-6, signal="five-round")
+    late.state["history"] = {1: [1.0, 3.0], 2: [2.0], 3: [5.0]}
+    assert set(late.rates(5, [1, 2, 3]).values()) == {1e-5}
+    assert late.rates(6, [1, 2, 3])[1] == late.rates(6, [1, 2, 3])[2]
+    with pytest.raises(PluginError, match="fall to 0"):
+        FedMeZO(learning_rate=1e-5, spread=1e-5)
+
+
+@pytest.mark.parametrize("signal", ["model-diff", "round-wise", "five-round", "random", "frozen"])
+def test_every_signal_runs_and_resumes(tmp_path, signal):
+    plan = {
+        "client": {"name": "fedmezo", "batch_size": 8, "local_steps": 4},
+        "strategy": {"name": "fedmezo", "signal": signal, "learning_rate": 0.02, "spread": 0.01},
+        "num_rounds": 8 if signal == "five-round" else 4, "checkpoint": {"every": 1},
+    }  # fmt: skip
+    whole = simulation.run(tiny(**plan), out=tmp_path / "whole")
+    resumed = simulation.resume(stopped(tiny(**plan), tmp_path, plan["num_rounds"] - 1))
+    assert comparable(resumed) == comparable(whole)
+    assert resumed.summary["weights_sha256"] == whole.summary["weights_sha256"]
+
+
+# -- ZO-AdaMU ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("phi", "late", "published"), [(0.1, 0.1312, 0.4729), (1.0, 0.0101, 0.1464), (1.5, 0.0119, 0)]
+)
+def test_values_of_the_schedule(phi, late, published):
+    assert annealed(16_000, 1024, 16_000, 20_000, phi) == pytest.approx(late, abs=5e-5)
+    assert annealed(2 / 3, 1 / 6, 2 / 3, 1, phi) == pytest.approx(published, abs=5e-5)
+    assert annealed(1, 1 / 6, 2 / 3, 1, phi) == annealed(2 / 3, 1 / 6, 2 / 3, 1, phi)
+    assert annealed(0.1, 1 / 6, 2 / 3, 1, phi) == 1
+
+
+def test_figure_and_text_swap_alpha_and_beta1():
+    figure = registry.build("clients", {"name": "zo_adamu"})
+    text = registry.build("clients", {"name": "zo_adamu", "schedule": "text"})
+    assert figure.anneal(10, 600) == text.anneal(10, 600) == (1, 1, 1)
+    a, b, c = figure.anneal(300, 600)
+    assert text.anneal(300, 600) == (b, a, c)
+    assert PHI["figure"][2] == PHI["text"][2]
+
+
+ADAMU = {"name": "zo_adamu", "learning_rate": 0.02, "batch_size": 1000, "local_steps": 1}
+
+
+def test_before_t1_a_step_is_the_slope_times_the_sign():
+    result = train(worker(client=ADAMU), 0)
+    (report,) = result.reports
+    g = report.metrics["mean_abs_scalar"]
+    for x in result.mean.values():
+        np.testing.assert_allclose(np.abs(x), 0.02 * g, rtol=1e-2, atol=1e-6)
+    seed = int(torch.randint(2**62, (), generator=_generator_after_batches()).item())
+    z = Directions(15).values(seed)
+    moved = np.concatenate([x.ravel() for x in result.mean.values()])
+    sign = -np.sign(moved @ z)
+    inner = np.abs(z) > 0.05  # sigma matters elsewhere
+    np.testing.assert_allclose(moved[inner], (-0.02 * sign * g * np.sign(z))[inner], atol=1e-5)
+
+
+def _generator_after_batches() -> torch.Generator:
+    of = worker(client=ADAMU)
+    generator = of.seeds.torch("client", 1, 0)
+    torch.randperm(20, generator=generator)
+    return generator
+
+
+def test_without_momentum_and_norm_it_is_mezo():
+    plain = {**ADAMU, "normalise": False, "warmup": 1.0, "local_steps": 20}
+    ours = train(worker(client=plain), 0).mean
+    theirs = train(worker(client=mezo(local_steps=20)), 0).mean
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=2e-5)
+
+
+def test_momentum_matters_and_is_forgotten_or_kept(tmp_path):
+    plan = {"num_rounds": 6, "client": {**ADAMU, "local_steps": 8, "warmup": 0.1}}
+    reset = simulation.run(tiny(**plan), out=tmp_path)
+    kept = simulation.run(
+        tiny(**{**plan, "client": {**plan["client"], "momentum": "keep"}}), out=tmp_path
+    )
+    never = simulation.run(
+        tiny(**{**plan, "client": {**plan["client"], "warmup": 1.0}}), out=tmp_path
+    )
+    digests = {r.summary["weights_sha256"] for r in (reset, kept, never)}
+    assert len(digests) == 3
+    for run in (reset, kept):
+        assert run.rounds[-1]["eval/loss"] < run.rounds[0]["eval/loss"]
+
+
+def test_kept_momentum_survives_resume(tmp_path):
+    client = {**ADAMU, "local_steps": 5, "momentum": "keep", "warmup": 0.0}
+    scenario = tiny(client=client, num_rounds=5, clients_per_round=3, checkpoint={"every": 1})
+    whole = simulation.run(scenario, out=tmp_path / "whole")
+    resumed = simulation.resume(stopped(scenario, tmp_path, 3))
+    assert resumed.summary["weights_sha256"] == whole.summary["weights_sha256"]
+
+
+def test_the_ratio_can_be_bounded():
+    method = registry.build("clients", {"name": "zo_adamu", "max_ratio": 2.0})
+    p, v = np.float32([1, -1, 0.5]), np.float32([1e-6, 1e-6, 1])
+    np.testing.assert_allclose(method._update(p, v), [2, -2, 0.5], rtol=1e-6)
+
+
+def test_mezo_trains_an_adapter_alone(tmp_path):
+    scenario = load(
+        "quickstart",
+        ["engine.backend=inline", "num_rounds=1", "clients_per_round=2",
+         "model.warm_start.epochs=1", "client={name: mezo, local_steps: 3, eps: 0.01}"],
+    )  # fmt: skip
+    run = simulation.run(scenario, out=tmp_path)
+    assert run.rounds[-1]["clients/failed"] == 0
+    assert all("lora" in name for name in final_weights(run) if "classifier" not in name)
