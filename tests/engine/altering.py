@@ -87,8 +87,7 @@ def applied(data: bytes, made: list[Change]) -> bytes:
 
 def framed(codec: Any, like: Arrays, body: bytes) -> bytes:
     """A body behind a header that is right for it, as a liar would make it."""
-    identity = getattr(codec, "signature", None) or codec.codec_id
-    return bytes(contract.frame(identity, like, [body]).data)
+    return bytes(contract.frame(codec.signature, like, [body]).data)
 
 
 def json_values() -> st.SearchStrategy[Any]:
