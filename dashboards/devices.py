@@ -33,8 +33,8 @@ question = (
 )
 LOST = ("late", "dropped", "interrupted", "oom", "void")
 WORDS = {"oom": "out of memory", "void": "too few others"}
-CURVES = {"time/virtual_s": "virtual hours so far", "energy/joules": "energy so far in kJ"}
-SCALE = {"time/virtual_s": 3600.0, "energy/joules": 1000.0}
+CURVES = {"time/virtual_s": "virtual time so far", "energy/joules": "energy so far, all clients"}
+UNITS = {"time/virtual_s": "s", "energy/joules": "J"}
 
 
 def draw(runs: Sequence[Run]) -> go.Figure:
@@ -56,17 +56,21 @@ def draw(runs: Sequence[Run]) -> go.Figure:
             points = curve(group.runs, partial(_so_far, key=key))
             if len(group.runs) > 1:
                 figure.add_trace(band(group, points), row=1, col=column)
-            hover = "round %{x}: %{y:.4~g}"
+            hover = f"round %{{x}}: %{{y:.4~s}}{UNITS[key]}"
             figure.add_trace(line(group, points, hover, width, showlegend=column == 1), 1, column)
     _add_outcomes(figure, timed)
     styled(figure, height=520 + 26 * len(timed))
     figure.update_xaxes(title={"text": "round"}, dtick=round_ticks(runs), row=1)
+    for column, (key, unit) in enumerate(UNITS.items(), start=1):
+        figure.update_yaxes(
+            title={"text": CURVES[key]}, tickformat="~s", ticksuffix=unit, row=1, col=column
+        )
     figure.update_yaxes(rangemode="tozero", row=1)
     return figure
 
 
 def _so_far(run: Run, key: str) -> Values:
-    return {n: value / SCALE[key] for n, value in cumulative(run, key).items() if n > 0}
+    return {n: value for n, value in cumulative(run, key).items() if n > 0}
 
 
 def _add_outcomes(figure: go.Figure, timed: Sequence) -> None:
