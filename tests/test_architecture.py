@@ -28,7 +28,7 @@ LAYERS = [
     {"codecs", "feedback", "wire", "task", "differences", "compare", "progress"},
     {"tasks", "client", "cost", "strategy"},
     {"engine", "ledger", "checkpoint", "events"},
-    {"simulation", "listing", "templates"},
+    {"simulation", "listing", "plan", "probe", "templates"},
     {"commands"},
     {"cli"},
     {"__main__"},

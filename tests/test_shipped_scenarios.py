@@ -73,6 +73,9 @@ def as_it_is(folder: Path) -> list[str]:
 
 FILES = {
     "compeft_lora": embedded,
+    "devices_jetson80": embedded,
+    "devices_phones": embedded,
+    "diurnal": embedded,
     "ef_heterogeneous": as_it_is,
     "fedzip": as_it_is,
     "instructions_tiny_llama": instructions,

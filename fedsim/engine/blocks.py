@@ -41,6 +41,11 @@ class Broadcast:
     packed: bool = False
     """Vectors in the form of ``fedsim.wire`` instead of the model's arrays."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Exact length of what each client receives, without catch-up."""
+        return sum(self.parts.values())
+
 
 @dataclass(frozen=True)
 class Block:
