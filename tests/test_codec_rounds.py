@@ -10,6 +10,7 @@ from fedsim.errors import PluginError
 from tests.problems import tiny
 from tests.test_engine import STOCK, comparable
 from tests.test_resume import stopped
+from tests.test_survival import Killer, without_retries
 
 TOPK = {"name": "topk", "density": 0.2}
 EF = {**TOPK, "error_feedback": "ef21"}
@@ -69,6 +70,18 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path, name):
     ]
     assert runs[0].summary["weights_sha256"] == runs[1].summary["weights_sha256"]
     assert comparable(runs[0]) == comparable(runs[1])
+
+
+@pytest.mark.slow
+def test_killed_workers_change_no_memory(tmp_path):
+    slow = {"name": "tests.clients_that_misbehave:Slow", "seconds": 0.02}
+    many = {"client": slow, "num_clients": 20, "clients_per_round": 20}
+    whole = simulation.run(setting([EF], [DOWN], **many), out=tmp_path)
+    scenario = setting([EF], [DOWN], engine={"backend": "ray", "workers": 2}, **many)
+    run = simulation.run(scenario, out=tmp_path, reporter=Killer(0, kills=3))
+    assert sum(r.get("clients/retried", 0) for r in run.rounds) > 0
+    assert run.summary["weights_sha256"] == whole.summary["weights_sha256"]
+    assert without_retries(run) == without_retries(whole)
 
 
 def test_bytes_by_part_add_up_in_both_directions(tmp_path):
