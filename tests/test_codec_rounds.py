@@ -222,5 +222,5 @@ def test_own_and_stock_strategies_agree_under_a_lossy_way_down(tmp_path, strateg
 
 
 def test_a_rank_above_every_matrix_is_refused_with_the_largest(tmp_path):
-    with pytest.raises(PluginError, match=r"rank 9 makes no array.*At most 1"):
+    with pytest.raises(PluginError, match=r"codec.up.rank: rank 9 makes no array.*At most 1"):
         simulation.run(setting([{"name": "powersgd", "rank": 9}]), out=tmp_path)

@@ -23,7 +23,7 @@ from fedsim.client import Client, ClientMethod, Update
 from fedsim.codec import Codec, Payload, Sender
 from fedsim.data import partition
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, ClientState, Report
-from fedsim.errors import ClientError, FedsimError, ModelError, ScenarioError
+from fedsim.errors import ClientError, FedsimError, ModelError, PluginError, ScenarioError
 from fedsim.scenario import CodecSection, Scenario
 from fedsim.seeds import Seeds
 from fedsim.strategy import NUM_EXAMPLES
@@ -52,8 +52,7 @@ class Worker:
             self.task = Task(scenario, partition.bind(scenario, recipe.ownership), recipe.seed)
         self.like = self.task.trainable()
         self.codecs = build_codecs(scenario.codec)
-        self.codecs.up.check(self.like)
-        self.codecs.down.check(self.like)
+        self.codecs.check(self.like)
         self._train_client = self._plain_client if _is_plain(method, scenario) else self._app_client
         self.method = method
         self._received: tuple[str, Arrays] = ("", {})
@@ -298,6 +297,19 @@ class Codecs:
 
     up: Codec
     down: Codec
+
+    def check(self, like: Arrays) -> None:
+        """Refuse what cannot encode arrays of this layout.
+
+        Raises:
+            PluginError: For example a rank above every matrix.
+        """
+        for way, codec in (("up", self.up), ("down", self.down)):
+            try:
+                codec.check(like)
+            except PluginError as error:
+                error.key = ("codec", way, *error.key)
+                raise
 
 
 def build_codecs(section: CodecSection) -> Codecs:
