@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from fedsim._version import __version__
 
 if TYPE_CHECKING:
-    from fedsim.scenario import Scenario
+    from fedsim.scenario import Plugin, Scenario
 
 Record = dict[str, Any]
 SCHEMA_VERSION = 1
@@ -32,13 +32,19 @@ SUMMED_GROUPS = ("comm", "time", "energy", "clients", "work")
 def identity(scenario: Scenario) -> Record:
     """What names a run in tables: name, strategy, codec, seed."""
     chains = {"up": scenario.codec.up, "down": scenario.codec.down}
-    codec = [f"{way} {'+'.join(c.name for c in chain)}" for way, chain in chains.items() if chain]
+    codec = [f"{way} {'+'.join(map(_codec, chain))}" for way, chain in chains.items() if chain]
     return {
         "name": scenario.name,
         "strategy": scenario.strategy.name,
         "codec": ", ".join(codec) or "none",
         "seed": scenario.seed,
     }
+
+
+def _codec(plugin: Plugin) -> str:
+    feedback = plugin.options.get("error_feedback")
+    named = feedback.get("name") if isinstance(feedback, Mapping) else feedback
+    return plugin.name if named in (None, "none") else f"{plugin.name}/{named}"
 
 
 def summarise(

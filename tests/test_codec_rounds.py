@@ -1,5 +1,7 @@
 """Codecs in whole runs: bytes by part, memories of both ends, faults, resume, any strategy."""
 
+import random
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from fedsim import simulation
 from fedsim.codec import HEADER
 from fedsim.engine.grid import WorkerGrid
 from fedsim.errors import PluginError
+from tests.engine.killing import Killer, kill_workers
 from tests.engine.runs import MISBEHAVE, STOCK, comparable, stopped
 from tests.problems import tiny
 
@@ -68,6 +71,20 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path, name):
     ]
     assert runs[0].summary["weights_sha256"] == runs[1].summary["weights_sha256"]
     assert comparable(runs[0]) == comparable(runs[1])
+
+
+@pytest.mark.slow
+def test_killed_workers_change_no_memory(tmp_path):
+    slow = {"name": MISBEHAVE + "Slow", "seconds": 0.02}
+    many = {"client": slow, "num_clients": 20, "clients_per_round": 20}
+    whole = simulation.run(setting([EF], [DOWN], **many), out=tmp_path)
+    scenario = setting([EF], [DOWN], engine={"backend": "ray", "workers": 2}, **many)
+    rng = random.Random(0)
+    with Killer(rng, kill_workers(rng, 1), most=3, pause_s=0.5) as killer:
+        run = simulation.run(scenario, out=tmp_path, reporter=killer)
+    assert sum(r.get("clients/retried", 0) for r in run.rounds) > 0
+    assert run.summary["weights_sha256"] == whole.summary["weights_sha256"]
+    assert comparable(run, ("clients/retried",)) == comparable(whole, ("clients/retried",))
 
 
 def test_bytes_by_part_add_up_in_both_directions(tmp_path):
@@ -212,5 +229,5 @@ def test_own_and_stock_strategies_agree_under_a_lossy_way_down(tmp_path, strateg
 
 
 def test_a_rank_above_every_matrix_is_refused_with_the_largest(tmp_path):
-    with pytest.raises(PluginError, match=r"rank 9 makes no array.*At most 1"):
+    with pytest.raises(PluginError, match=r"codec.up.rank: rank 9 makes no array.*At most 1"):
         simulation.run(setting([{"name": "powersgd", "rank": 9}]), out=tmp_path)

@@ -77,6 +77,8 @@ def test_summary_takes_later_keys_and_no_rounds() -> None:
 def test_codec_label_names_both_directions() -> None:
     codec = {"up": [{"name": "topk"}, {"name": "int8"}], "down": "int8"}
     assert identity(scenario(codec=codec))["codec"] == "up topk+int8, down int8"
+    codec = {"up": {"name": "topk", "error_feedback": {"name": "ef21"}}}
+    assert identity(scenario(codec=codec))["codec"] == "up topk/ef21"
     assert identity(scenario())["codec"] == "none"
 
 

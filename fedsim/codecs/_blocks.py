@@ -28,6 +28,16 @@ def as_blocks(x: NDArray[Any], block: int) -> Matrix:
     return padded.reshape(rows, width)
 
 
+def largest(blocks: Matrix) -> NDArray[Any]:
+    """Largest magnitude of each row."""
+    result = np.empty(len(blocks), blocks.dtype)
+    rows = max(1, CACHED // blocks.shape[1])
+    for start in range(0, len(blocks), rows):
+        part = slice(start, start + rows)
+        np.abs(blocks[part]).max(axis=1, out=result[part])
+    return result
+
+
 def round_to_grid(
     blocks: Matrix, inverse_steps: NDArray[Any], limit: int, rng: np.random.Generator | None
 ) -> NDArray[np.int8]:

@@ -18,10 +18,10 @@ from pydantic import Field
 from fedsim.arrays import Arrays
 from fedsim.codec import Codec, Reader, Rest, Sender, Stage, Writer
 from fedsim.codecs._bits import num_packed, pack_bits, unpack_bits
-from fedsim.codecs._blocks import as_blocks, from_grid, num_blocks, round_to_grid
+from fedsim.codecs._blocks import as_blocks, from_grid, largest, num_blocks, round_to_grid
 from fedsim.codecs._vectors import filled, narrow, wide
 from fedsim.codecs.bf16 import from_bf16, to_bf16
-from fedsim.codecs.int8 import inverse, largest
+from fedsim.codecs.int8 import inverse
 
 
 @dataclass(frozen=True, kw_only=True)

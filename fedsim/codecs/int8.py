@@ -19,7 +19,7 @@ from pydantic import Field
 
 from fedsim.arrays import Arrays
 from fedsim.codec import Codec, Reader, Rest, Sender, Stage, Writer
-from fedsim.codecs._blocks import as_blocks, from_grid, num_blocks, round_to_grid
+from fedsim.codecs._blocks import as_blocks, from_grid, largest, num_blocks, round_to_grid
 from fedsim.codecs._vectors import filled, narrow, wide, wide_dtype
 
 
@@ -76,12 +76,6 @@ class Int8(Codec):
     def alpha(self, like: Arrays) -> float:
         """The largest entry of every block is kept, but for rounding."""
         return 0.999 / self.block if self.contraction else 0.0
-
-
-def largest(blocks: NDArray[Any]) -> NDArray[Any]:
-    """Largest magnitude of each row."""
-    result: NDArray[Any] = np.maximum(blocks.max(axis=1), -blocks.min(axis=1))
-    return result
 
 
 def inverse(steps: NDArray[Any]) -> NDArray[Any]:

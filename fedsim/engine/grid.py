@@ -249,12 +249,12 @@ class WorkerGrid(Grid):
     def _refuse_several(self, groups: list[_Group]) -> None:
         """Refuse different contents where the server keeps one mean, or one reference, for all."""
         kept = self.codecs.up.accumulates or any(g.broadcast.base is not None for g in groups)
-        if kept and len(groups) > 1:
+        if (kept or self.planner) and len(groups) > 1:
             raise PluginError(
-                "error feedback here keeps one state for all clients, and the strategy sends "
+                "the codec keeps one state for all clients, and the strategy sends "
                 f"{len(groups)} different contents in a round",
                 key=("codec",),
-                hint="Use error_feedback: {name: ef21, server: mirrors} up, and none down",
+                hint="Use error_feedback: {name: ef21, server: mirrors} up, none down, no lgreco",
             )
 
     def _replies(self, groups: list[_Group]) -> Iterator[Message]:

@@ -31,7 +31,7 @@ from fedsim.engine.checks import (
     check_weight,
     decode_update,
 )
-from fedsim.errors import ClientError, FedsimError, ModelError, ScenarioError
+from fedsim.errors import ClientError, FedsimError, ModelError, PluginError, ScenarioError
 from fedsim.scenario import CodecSection, Scenario
 from fedsim.seeds import Seeds
 from fedsim.task import Task, Totals
@@ -60,8 +60,7 @@ class Worker:
             self.task = Task(scenario, partition.bind(scenario, recipe.ownership), recipe.seed)
         self.like = self.task.trainable()
         self.codecs = build_codecs(scenario.codec)
-        self.codecs.up.check(self.like)
-        self.codecs.down.check(self.like)
+        self.codecs.check(self.like)
         self._packed = travels_packed(method)
         if self._packed:
             self.codecs = Codecs(up=Wire(), down=self.codecs.down)
@@ -378,6 +377,19 @@ class Codecs:
 
     up: Codec
     down: Codec
+
+    def check(self, like: Arrays) -> None:
+        """Refuse what cannot encode arrays of this layout.
+
+        Raises:
+            PluginError: For example a rank above every matrix.
+        """
+        for way, codec in (("up", self.up), ("down", self.down)):
+            try:
+                codec.check(like)
+            except PluginError as error:
+                error.key = ("codec", way, *error.key)
+                raise
 
 
 def build_codecs(section: CodecSection) -> Codecs:
