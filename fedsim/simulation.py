@@ -289,6 +289,8 @@ def build_strategy(scenario: Scenario, num_clients: int) -> Strategy:
     if isinstance(strategy, DeltaStrategy):
         strategy.fraction_train = cohort / num_clients
         strategy.fraction_evaluate = fraction
+        strategy.num_clients = num_clients
+        strategy.participation_rate = lambda client: cohort / num_clients
         strategy.seeds = Seeds(scenario.seed)
     return strategy  # type: ignore[no-any-return]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -46,6 +46,8 @@ ARRAYS, DELTA, CONFIG, METRICS = "arrays", "delta", "config", "metrics"
 """Record names in messages; a reply of fedsim's grid holds ``delta`` where a plain one holds
 ``arrays``."""
 NUM_EXAMPLES = "num-examples"
+WEIGHT = "server-weight"
+"""Record, and its only entry, by which a strategy's own weight travels with a message."""
 State = dict[str, Any]
 """What a strategy keeps between rounds: named ``Arrays``, numbers and strings."""
 _STOCK_ADDITIVE = (FedAvg, FedAvgM, FedAdam, FedAdagrad, FedYogi, FedProx)
@@ -71,8 +73,16 @@ class DeltaStrategy(Strategy):
     """Share of clients in a round; set by the engine."""
     fraction_evaluate = 0.0
     """Share of clients that test the model on their own data; set by the engine."""
+    num_clients: int | None = None
+    """All clients, present or not; set by the engine, counted on a plain Flower grid."""
     seeds = Seeds(0)
     """Streams for the choice of clients; set by the engine."""
+    participation_rate: Callable[[int], float] | None = None
+    """True share of rounds in which a client is present; set by the engine where it is known."""
+    cohort: Mapping[int, float] = {}
+    """The round's clients with their own weights, if they have some, less those who failed."""
+    total_weight = 0.0
+    """Sum of the weights behind the mean that ``server_update`` is given."""
 
     @cached_property
     def state(self) -> State:
@@ -85,9 +95,19 @@ class DeltaStrategy(Strategy):
 
         Args:
             weights: Current global weights.
-            delta: Mean of the clients' deltas, weighted by ``num-examples``.
+            delta: Mean of the clients' deltas, weighted by ``client_weights``.
             state: This strategy's state; read and replace entries freely.
         """
+
+    def client_weights(
+        self, server_round: int, clients: Sequence[int]
+    ) -> Mapping[int, float] | None:
+        """Positive weights in the mean of those who were chosen; none takes ``num-examples``."""
+        return None
+
+    def correct(self, client: int, delta: Arrays, state: State) -> Arrays:
+        """What of a client's delta enters the mean; called only where ``additive`` is off."""
+        return delta
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -95,22 +115,30 @@ class DeltaStrategy(Strategy):
         """Send the weights to a uniform sample of clients."""
         self._weights = to_arrays(arrays)
         nodes = self._sample("cohort", server_round, self.fraction_train, grid)
-        return _messages(nodes, server_round, arrays, config, MessageType.TRAIN)
+        self.cohort = dict(self.client_weights(server_round, nodes) or {})
+        return to_messages(nodes, server_round, arrays, config, MessageType.TRAIN, self.cohort)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average deltas and metrics as replies arrive, then apply ``server_update``."""
-        mean, metrics = WeightedMean(), WeightedMetrics()
+        mean, metrics, failed = WeightedMean(), WeightedMetrics(), set()
         for reply in replies:
             if reply.has_error():
+                failed.add(reply.metadata.src_node_id)
                 continue
             numbers = next(iter(reply.content.metric_records.values()))
-            weight = float(numbers[NUM_EXAMPLES])  # type: ignore[arg-type]
-            mean.update(self._delta(reply.content), weight)
-            metrics.update(numbers, weight)
+            client, delta = reply.metadata.src_node_id, self._delta(reply.content)
+            if not self.additive:
+                delta = self.correct(client, delta, self.state)
+            examples = float(numbers[NUM_EXAMPLES])  # type: ignore[arg-type]
+            own = self.cohort.get(client, examples)
+            mean.update(delta, float(numbers.get(WEIGHT, own)))  # type: ignore[arg-type]
+            metrics.update(numbers, examples)
         if not mean.weight:
             return None, None
+        self.total_weight = mean.weight
+        self.cohort = {c: w for c, w in self.cohort.items() if c not in failed}
         updated = self.server_update(self._weights, mean.result(), self.state)
         return to_record(conform(updated, self._weights)), metrics.result()
 
@@ -121,7 +149,7 @@ class DeltaStrategy(Strategy):
         if not self.fraction_evaluate:
             return []
         nodes = self._sample("evaluate", server_round, self.fraction_evaluate, grid)
-        return _messages(nodes, server_round, arrays, config, MessageType.EVALUATE)
+        return to_messages(nodes, server_round, arrays, config, MessageType.EVALUATE)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -141,6 +169,7 @@ class DeltaStrategy(Strategy):
     def _sample(self, stream: str, server_round: int, fraction: float, grid: Grid) -> list[int]:
         nodes = grid.get_node_ids()
         nodes = nodes if isinstance(nodes, Sequence) else list(nodes)
+        self.num_clients = self.num_clients or len(nodes)
         size = max(1, round(fraction * len(nodes)))
         draw = self.seeds.numpy(stream, server_round)
         return [nodes[int(i)] for i in draw.choice(len(nodes), size, replace=False)]
@@ -161,7 +190,7 @@ class WeightedMetrics:
     def update(self, metrics: MetricRecord, weight: float) -> None:
         """Add one record of the given weight."""
         for name, value in metrics.items():
-            if name != NUM_EXAMPLES and not isinstance(value, list):
+            if name not in (NUM_EXAMPLES, WEIGHT) and not isinstance(value, list):
                 self._sums[name] = self._sums.get(name, 0.0) + weight * value
         self.weight += weight
 
@@ -202,12 +231,22 @@ def to_record(arrays: Arrays) -> ArrayRecord:
     return ArrayRecord({name: LiveArray(np.asarray(x)) for name, x in arrays.items()})
 
 
-def _messages(
-    nodes: list[int], server_round: int, arrays: ArrayRecord, config: ConfigRecord, kind: str
+def to_messages(
+    nodes: Sequence[int],
+    server_round: int,
+    arrays: ArrayRecord,
+    config: ConfigRecord,
+    kind: str,
+    weights: Mapping[int, float] | None = None,
 ) -> list[Message]:
+    """The same content for every node, and each node's own weight where there are some."""
     config["server-round"] = server_round
-    record = RecordDict({ARRAYS: arrays, CONFIG: config})
-    return [Message(record, dst_node_id=node, message_type=kind) for node in nodes]
+    shared = RecordDict({ARRAYS: arrays, CONFIG: config})
+    if not weights:
+        return [Message(shared, dst_node_id=node, message_type=kind) for node in nodes]
+    own = {node: MetricRecord({WEIGHT: weights[node]}) for node in nodes}
+    contents = {node: RecordDict({**shared, WEIGHT: record}) for node, record in own.items()}
+    return [Message(contents[n], dst_node_id=n, message_type=kind) for n in nodes]
 
 
 def sampling_arguments(cohort: int, evaluated: int, num_clients: int) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Nodes:
 def rounds(strategy: flower.Strategy, count: int, key: str) -> Arrays:
     """Run a strategy on made-up replies: ``key`` says whether they hold weights or deltas."""
     _bind_task()
+    strategy.participation_rate = lambda client: 1.0
     current = to_record(weights())
     for server_round in range(1, count + 1):
         sent = list(strategy.configure_train(server_round, current, ConfigRecord(), Nodes()))

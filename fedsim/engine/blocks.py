@@ -43,6 +43,7 @@ class Block:
 
     Attributes:
         reduce: Answer with the weighted mean of the block instead of one payload per client.
+        weights: The strategy's own weights in that mean; if empty, it is ``num_examples``.
     """
 
     server_round: int
@@ -50,6 +51,11 @@ class Block:
     states: tuple[ClientState | None, ...]
     config: Mapping[str, Any]
     reduce: bool
+    weights: tuple[float, ...] = ()
+
+    def weight(self, client: int, num_examples: int) -> float:
+        """Weight of one of the block's clients in its mean."""
+        return self.weights[self.clients.index(client)] if self.weights else num_examples
 
 
 @dataclass

@@ -21,7 +21,7 @@ from fedsim.codec import Payload
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report, cut
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Codecs, Recipe, build_codecs
-from fedsim.strategy import ARRAYS, DELTA, METRICS, NUM_EXAMPLES, to_arrays, to_record
+from fedsim.strategy import ARRAYS, DELTA, METRICS, NUM_EXAMPLES, WEIGHT, to_arrays, to_record
 from fedsim.task import merge_totals
 
 log = logging.getLogger("fedsim.clients")
@@ -212,6 +212,7 @@ class WorkerGrid(Grid):
             states=tuple(self.states.get(c) for c in clients),
             config=group.config,
             reduce=self.reduce and group.kind == "train",
+            weights=_own_weights(group.messages[c] for c in clients),
         )
 
     def _take(self, block: Block, result: BlockResult) -> None:
@@ -236,7 +237,9 @@ class WorkerGrid(Grid):
                 yield _reply(group.messages[report.client], None, [report])
         elif block.reduce and good:
             assert result.mean is not None
-            yield _reply(group.messages[good[0].client], self._hand(result.mean, group), good)
+            weight = sum(block.weight(r.client, 0) for r in good)
+            first = group.messages[good[0].client]
+            yield _reply(first, self._hand(result.mean, group), good, weight)
         else:
             for report, data in zip(good, result.payloads, strict=False):
                 delta = self.codecs.up.decode(Payload(data), group.received)
@@ -250,16 +253,29 @@ class WorkerGrid(Grid):
         return cast(list[Message], self.__dict__.setdefault("_pushed_messages", []))
 
 
-def _reply(message: Message, arrays: tuple[str, Arrays] | None, reports: list[Report]) -> Message:
+def _reply(
+    message: Message,
+    arrays: tuple[str, Arrays] | None,
+    reports: list[Report],
+    weight: float = 0.0,
+) -> Message:
     """One reply for one client, or for several as one heavier client."""
     total = sum(r.num_examples for r in reports)
     metrics: dict[str, Any] = {NUM_EXAMPLES: total}
+    if weight:
+        metrics[WEIGHT] = weight
     for name in reports[0].metrics:
         metrics[name] = sum(r.metrics[name] * r.num_examples for r in reports) / total
     content = RecordDict({METRICS: MetricRecord(metrics)})
     if arrays:
         content[arrays[0]] = to_record(arrays[1])
     return Message(content, reply_to=message)
+
+
+def _own_weights(messages: Iterable[Message]) -> tuple[float, ...]:
+    """The weights that the strategy gave to the clients of a block, if it gave some."""
+    records = [message.content.metric_records.get(WEIGHT) for message in messages]
+    return tuple(float(r[WEIGHT]) for r in records if r)  # type: ignore[arg-type]
 
 
 def _bind_task() -> None:

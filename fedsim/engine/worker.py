@@ -78,7 +78,8 @@ class Worker:
                         update, state = self._train_client(client, block, received, state)
                     payload = self._encode(update, report)
                     if block.reduce:
-                        mean.update(self.codecs.up.decode(payload, self.like), update.num_examples)
+                        weight = block.weight(client, update.num_examples)
+                        mean.update(self.codecs.up.decode(payload, self.like), weight)
                     else:
                         result.payloads.append(payload.data)
                 result.reports.append(report)
