@@ -77,7 +77,7 @@ class SGD(ClientMethod):
                 torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
             optimizer.step()
             losses.append(loss.item())
-        return client.update(train_loss=sum(losses) / len(losses))
+        return client.update(train_loss=sum(losses) / len(losses), local_steps=len(losses))
 
     def loss(self, client: Client, batch: Batch) -> Tensor:
         """The local objective on a batch; methods that change it override this."""

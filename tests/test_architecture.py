@@ -23,7 +23,7 @@ LAYERS = [
     {"partners", "scenario"},
     {"results", "codec", "models", "data"},
     {"codecs", "task", "differences", "compare", "progress"},
-    {"tasks", "client", "strategy"},
+    {"tasks", "client", "strategy", "event_strategy"},
     {"engine", "ledger", "checkpoint", "events"},
     {"simulation", "listing", "templates"},
     {"commands"},
@@ -99,6 +99,7 @@ def test_core_imports_point_one_way():
 @pytest.mark.parametrize("kind", ["strategies", "clients"])
 def test_plugins_import_contracts_and_siblings_only(kind):
     contracts = {"arrays", "client", "codec", "errors", "seeds", "strategy", "task", kind}
+    contracts |= {"event_strategy"}
     for path in (ROOT / kind).rglob("*.py"):
         assert {n.split(".")[1] for n in imports(path)} <= contracts, path
 

@@ -44,7 +44,7 @@ def rounds(strategy: flower.Strategy, count: int, key: str) -> Arrays:
             base = to_arrays(current)
             arrays = delta if key == "delta" else {k: base[k] + delta[k] for k in base}
             record = ArrayRecord({k: Array(v) for k, v in arrays.items()})
-            metrics = MetricRecord({"num-examples": n, "train_loss": 0.5 * n})
+            metrics = MetricRecord({"num-examples": n, "train_loss": 0.5 * n, "local_steps": n})
             content = RecordDict({key: record, "metrics": metrics})
             replies.append(Message(content, reply_to=message))
         aggregated, metrics = strategy.aggregate_train(server_round, replies)
