@@ -123,6 +123,17 @@ def report(
     print(output)
 
 
+@app.command("convert-trace")
+def convert_trace(
+    source: Annotated[Path, typer.Argument(help="A pickle of FedScale: availability or capacity.")],
+    target: Annotated[Path, typer.Argument(help="The JSON file to write.")],
+) -> None:
+    """Turn a pickled device trace into JSON, without running what is in the pickle."""
+    from fedsim.devices import traces
+
+    print(f"{target}: {traces.convert(source, target)} devices")
+
+
 @new.command()
 def strategy(
     name: Annotated[str, typer.Argument(help="A Python module name, such as `my_avg`.")],

@@ -21,6 +21,9 @@ IDENTITY = ("name", "peft_type", "model_type")
 PLUGIN_SECTIONS = {("task",), ("client",), ("data", "partitioner")}
 """Where, beside strategies, a plain string is short for a section with that ``name``."""
 
+DEVICE_FILES = (".yaml", ".yml", ".json", ".csv", ".pkl", ".pickle")
+"""Endings by which a value of the section ``devices`` is a file and no name."""
+
 
 @dataclass
 class Layer:
@@ -175,6 +178,7 @@ def _find_parent(name: object, folder: Path, where: str) -> Path:
             return place / name
     beside = [path.name for path in folder.glob("*.yaml")]
     shipped = [path.relative_to(SHIPPED).as_posix() for path in sorted(SHIPPED.rglob("*.yaml"))]
+    shipped = [path for path in shipped if not path.startswith("devices/")]
     raise ScenarioError(
         f"'extends' names {name!r}, which is no file beside this one, nor shipped",
         where=where,
@@ -231,13 +235,26 @@ def _read_override(text: str) -> Layer:
 
 def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
     """Make relative data paths absolute: beside the scenario file, else the current folder."""
-    data, model = values.get("data"), values.get("model")
+    data, model, devices = values.get("data"), values.get("model"), values.get("devices")
     if isinstance(data, dict):
         for key in ("data_files", "data_dir"):
             if key in data:
                 data[key] = _resolved(data[key], folder)
     if isinstance(model, dict) and str(model.get("name", "")).startswith(("./", "../", "~")):
         model["name"] = _resolved(model["name"], folder)
+    if isinstance(devices, dict):
+        _resolve_devices(devices, folder)
+
+
+def _resolve_devices(devices: dict[str, Any], folder: Path) -> None:
+    availability = devices.get("availability")
+    mix = devices.get("mix")
+    for section in (devices, availability, *(mix if isinstance(mix, list) else [])):
+        for key in ("table", "file", "profile", "network", "base"):
+            value = section.get(key) if isinstance(section, dict) else None
+            is_file = isinstance(value, str) and Path(value).suffix in DEVICE_FILES
+            if is_file and isinstance(section, dict):
+                section[key] = _resolved(value, folder)
 
 
 def _resolved(value: Any, folder: Path) -> Any:

@@ -61,6 +61,16 @@ def partitioners() -> Entries:
     return names.available()
 
 
+def _device_files(kind: str) -> Entries:
+    """Shipped profiles or networks with the first line of their comment."""
+    from fedsim.devices import profiles
+
+    return {
+        name: Entry(name, path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# "))
+        for name, path in profiles.names(kind).items()
+    }
+
+
 def peft_types() -> Entries:
     """The adapter types of peft, with what averaging their parameters means."""
     from fedsim.models import catalogue
@@ -79,6 +89,8 @@ KINDS: dict[str, Callable[[], Entries]] = {
     "tasks": lambda: registry.available("tasks"),
     "partitioners": partitioners,
     "peft": peft_types,
+    "profiles": lambda: _device_files("profiles"),
+    "networks": lambda: _device_files("networks"),
 }
 
 
@@ -118,6 +130,10 @@ def show(name: str) -> None:
         kind, rest = _kind_of(name), name
     if kind == "scenarios":
         print(layers.find_scenario(rest).read_text(encoding="utf-8"), end="")
+    elif kind in ("profiles", "networks"):
+        from fedsim.devices import profiles
+
+        print(profiles.names(kind)[rest].read_text(encoding="utf-8"), end="")
     elif kind == "peft":
         from fedsim.models import catalogue
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fedsim import registry
+from fedsim.devices import fleet
 from fedsim.errors import FedsimError, PluginError
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def check(scenario: Scenario) -> None:
     for direction in ("up", "down"):
         for i, codec in enumerate(getattr(scenario.codec, direction)):
             _check_section("codecs", codec.section, ("codec", direction, i))
+    if scenario.devices:
+        fleet.check(scenario.devices)
     _check_mods(client, scenario)
     _check_kinds(client, strategy, scenario)
 

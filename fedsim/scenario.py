@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -29,44 +27,14 @@ from pydantic import (
 from ruamel.yaml import YAML
 
 from fedsim import layers, partners, wording
+from fedsim.devices.section import DevicesSection
 from fedsim.errors import FedsimError, Key, ScenarioError
+from fedsim.sections import NamedPlugin as NamedPlugin
+from fedsim.sections import Plugin as Plugin
+from fedsim.sections import Section as Section
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenFraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-
-class Section(BaseModel):
-    """A part of the scenario with a fixed set of keys."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
-    )
-
-
-class Plugin(BaseModel):
-    """A plug-in: ``name`` and its constructor's arguments. A plain string is short for a name."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
-
-    name: str
-    """File name of a plug-in, an entry point, or ``module:Class``."""
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return dict(self.model_extra or {})
-
-    @property
-    def section(self) -> dict[str, Any]:
-        """Name and options in one mapping, as ``registry.build`` takes it."""
-        return {"name": self.name, **self.options}
-
-
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-NamedPlugin = Annotated[Plugin, BeforeValidator(_named, json_schema_input_type=Plugin | str)]
 
 
 def _chain(value: Any) -> Any:
@@ -256,6 +224,8 @@ class Scenario(Section):
     strategy: NamedPlugin = Plugin(name="fedavg")
     """How the server aggregates; see `fedsim list strategies`."""
     codec: CodecSection = CodecSection()
+    devices: DevicesSection | None = None
+    """What clients run on; without it, nothing is timed but the simulation itself."""
     evaluate: EvaluateSection = EvaluateSection()
     checkpoint: CheckpointSection = CheckpointSection()
     engine: EngineSection = EngineSection()

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,21 @@ class Seeds:
         """A NumPy generator for the stream called ``name``."""
         return np.random.default_rng(self.integer(*name))
 
+    def uniforms(self, name: str, *index: int | NDArray[np.int64]) -> NDArray[np.float64]:
+        """Uniform draws in (0, 1), one for each tuple of integers; arrays broadcast.
+
+        Draws of other tuples are not made on the way, so that any of a million clients costs the
+        same: the bits are a hash (splitmix64) of stream and tuple.
+
+        >>> bool(Seeds(0).uniforms("x", np.arange(5))[3] == Seeds(0).uniforms("x", 3))
+        True
+        """
+        with np.errstate(over="ignore"):
+            bits = np.uint64(self.integer(name))
+            for part in index:
+                bits = _splitmix64(bits ^ _splitmix64(np.asarray(part).astype(np.uint64)))
+        return np.asarray(((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
+
     def torch(self, *name: str | int) -> torch.Generator:
         """A CPU torch generator for the stream called ``name``."""
         import torch
@@ -52,3 +68,11 @@ class Seeds:
 
             # torch.manual_seed also queues calls for accelerators, at a hundred times the price
             torch.default_generator.manual_seed(value)
+
+
+def _splitmix64(x: Any) -> Any:
+    """The mixing function of Steele et al. 2014 on unsigned 64-bit integers."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -19,7 +19,8 @@ MODULES = [m.name for m in pkgutil.walk_packages(fedsim.__path__, "fedsim.")]
 
 LAYERS = [
     {"_version", "errors", "units"},
-    {"arrays", "seeds", "layers", "wording", "registry", "records", "cache", "trees"},
+    {"arrays", "seeds", "layers", "wording", "registry", "records", "cache", "trees", "sections"},
+    {"availability", "devices", "clock"},
     {"partners", "scenario"},
     {"results", "codec", "models", "data"},
     {"codecs", "task", "differences", "compare", "progress"},

@@ -1,0 +1,1 @@
+"""Profiles of networks, one YAML file each."""
