@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,6 +37,8 @@ class SGD(ClientMethod):
         optimizer_options: Further arguments of that class, such as ``{momentum: 0.9}``.
         local_epochs: Passes over the client's rows in a round.
         local_steps: Instead of epochs, exactly this many batches.
+        max_local_steps: Instead, a number of batches that the client draws anew each time,
+            uniformly from 1 to this ("anarchic" clients).
         batch_size: Rows in a batch.
         max_grad_norm: Clip the gradient of each batch to this L2 norm.
         learning_rate_schedule: How the rate falls over the rounds of the run; ``linear`` and
@@ -48,12 +51,17 @@ class SGD(ClientMethod):
     optimizer_options: dict[str, Any] = field(default_factory=dict)
     local_epochs: PositiveInt = 1
     local_steps: PositiveInt | None = None
+    max_local_steps: PositiveInt | None = None
     batch_size: PositiveInt = 16
     max_grad_norm: PositiveFloat | None = None
     learning_rate_schedule: Schedule = "constant"
     final_learning_rate: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.local_steps is not None and self.max_local_steps is not None:
+            raise PluginError(
+                "give local_steps or max_local_steps, never both", key=("client", "max_local_steps")
+            )
         self._check_optimizer()
         try:
             self._make_optimizer([torch.nn.Parameter(torch.zeros(1))], self.learning_rate)
@@ -69,7 +77,7 @@ class SGD(ClientMethod):
         parameters = list(client.parameters.values())
         optimizer = self._make_optimizer(parameters, self.rate(client.round, client.num_rounds))
         losses: list[float] = []
-        for batch in client.batches(self.batch_size, self.local_epochs, self.local_steps):
+        for batch in self.batches(client):
             optimizer.zero_grad()
             loss = self.loss(client, batch)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -78,6 +86,14 @@ class SGD(ClientMethod):
             optimizer.step()
             losses.append(loss.item())
         return client.update(train_loss=sum(losses) / len(losses), local_steps=len(losses))
+
+    def batches(self, client: Client) -> Iterator[Batch]:
+        """The batches of one training."""
+        steps = self.local_steps
+        if self.max_local_steps is not None:
+            draw = torch.randint(self.max_local_steps, (), generator=client.generator)
+            steps = int(draw) + 1
+        return client.batches(self.batch_size, self.local_epochs, steps)
 
     def loss(self, client: Client, batch: Batch) -> Tensor:
         """The local objective on a batch; methods that change it override this."""

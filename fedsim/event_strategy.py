@@ -85,6 +85,9 @@ class EventStrategy(DeltaStrategy):
 
     additive: ClassVar[bool] = False
     max_staleness: int | None = None
+    concurrency = 0
+    """Clients at work at any time (0: the share ``fraction_train``); set by the engine from what a
+    scenario calls ``clients_per_round``."""
     in_flight = 0
     """Clients that have started and not answered."""
     version = 0
@@ -118,7 +121,8 @@ class EventStrategy(DeltaStrategy):
             idle: Clients that are available and not at work.
         """
         self.num_clients = self.num_clients or len(idle) + self.in_flight
-        wanted = min(self.concurrency - self.in_flight, len(idle))
+        most = self.concurrency or max(1, round(self.fraction_train * self.num_clients))
+        wanted = min(most - self.in_flight, len(idle))
         if wanted <= 0:
             return []
         draw = self.seeds.numpy("dispatch", self.dispatched)
@@ -127,11 +131,6 @@ class EventStrategy(DeltaStrategy):
         self.dispatched += wanted
         arrays, config = to_record(self._weights), ConfigRecord()
         return to_messages(nodes, self.version + 1, arrays, config, MessageType.TRAIN)
-
-    @property
-    def concurrency(self) -> int:
-        """Clients at work at any time: those that a scenario calls ``clients_per_round``."""
-        return max(1, round(self.fraction_train * (self.num_clients or 1)))
 
     def receive(self, reply: Message, staleness: int) -> ArrayRecord | None:
         """Take one answer; returns the new weights when it made the server update.

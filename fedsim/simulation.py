@@ -25,6 +25,7 @@ from fedsim.engine.grid import WorkerGrid
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Recipe
 from fedsim.errors import OutputError, RunError
+from fedsim.event_strategy import EventStrategy
 from fedsim.events import polite_interrupt, recorded
 from fedsim.ledger import Ledger
 from fedsim.models import catalogue
@@ -291,6 +292,8 @@ def build_strategy(scenario: Scenario, num_clients: int) -> Strategy:
         strategy.fraction_evaluate = fraction
         strategy.num_clients = num_clients
         strategy.participation_rate = lambda client: cohort / num_clients
+    if isinstance(strategy, EventStrategy):
+        strategy.concurrency = cohort
         strategy.seeds = Seeds(scenario.seed)
     return strategy  # type: ignore[no-any-return]
 

@@ -44,6 +44,8 @@ class Block:
     Attributes:
         reduce: Answer with the weighted mean of the block instead of one payload per client.
         weights: The strategy's own weights in that mean; if empty, it is ``num_examples``.
+        start: In an asynchronous run, the number of the start; it names the random streams, since
+            a client may start several times from one version.
     """
 
     server_round: int
@@ -52,6 +54,12 @@ class Block:
     config: Mapping[str, Any]
     reduce: bool
     weights: tuple[float, ...] = ()
+    start: int | None = None
+
+    @property
+    def draw(self) -> int:
+        """What distinguishes the clients' random draws from those at other times."""
+        return self.server_round if self.start is None else self.start
 
     def weight(self, client: int, num_examples: int) -> float:
         """Weight of one of the block's clients in its mean."""

@@ -164,6 +164,20 @@ class WorkerGrid(Grid):
         """Flower's bookkeeping; unused here."""
         return None
 
+    # -- single clients, for asynchronous runs -------------------------------------------------
+
+    def encode(self, record: ArrayRecord) -> tuple[Broadcast, Arrays]:
+        """Weights as they are sent, and as clients receive them."""
+        return self._encode(record)
+
+    def answer(self, client: int, result: BlockResult, received: Arrays, version: int) -> Message:
+        """The reply of a block of one client; its state is kept under the given version."""
+        message = Message(RecordDict({}), dst_node_id=client, message_type="train")
+        group = _Group("train", {}, cast(Broadcast, None), received, {client: message})
+        block = Block(version, (client,), (None,), {}, reduce=False)
+        self._take(block, result)
+        return next(self._answers(group, block, result))
+
     # -- rounds --------------------------------------------------------------------------------
 
     def _group(self, messages: list[Message]) -> list[_Group]:

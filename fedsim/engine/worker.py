@@ -72,7 +72,7 @@ class Worker:
         with preserved_generators():
             for client, state in zip(block.clients, block.states, strict=True):
                 report = Report(client, down_bytes=broadcast.num_bytes)
-                self.seeds.seed_globals("train", block.server_round, client)
+                self.seeds.seed_globals("train", block.draw, client)
                 with self._reporting(report, block.server_round, "train"):
                     with time_limit(self.scenario.engine.client_timeout_s):
                         update, state = self._train_client(client, block, received, state)
@@ -164,7 +164,7 @@ class Worker:
             received=received,
             config=block.config,
             state=state,
-            generator=self.seeds.torch("client", block.server_round, client),
+            generator=self.seeds.torch("client", block.draw, client),
         )
 
     def _encode(self, update: Update, report: Report) -> Payload:
