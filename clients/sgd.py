@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from fedsim.client import Client, ClientMethod, Update
+from fedsim.cost import optimizer_bytes
 from fedsim.errors import PluginError, did_you_mean
 from fedsim.task import Batch
 
@@ -45,6 +46,8 @@ class SGD(ClientMethod):
             ``cosine`` end at ``final_learning_rate``.
         final_learning_rate: Rate in the last round of a falling schedule.
     """
+
+    accumulates: ClassVar[bool] = True
 
     learning_rate: PositiveFloat = 0.1
     optimizer: str = "SGD"
@@ -79,13 +82,18 @@ class SGD(ClientMethod):
         losses: list[float] = []
         for batch in self.batches(client):
             optimizer.zero_grad()
-            loss = self.loss(client, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(self._backward(client, batch))
             if self.max_grad_norm:
                 torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
             optimizer.step()
-            losses.append(loss.item())
         return client.update(train_loss=sum(losses) / len(losses), local_steps=len(losses))
+
+    def rehearse(self, client: Client) -> None:
+        """Every batch once through the model, forward and backward."""
+        assert client.tally is not None
+        for batch in self.batches(client):
+            for piece, _ in client.pieces(batch):
+                client.tally.note(piece)
 
     def batches(self, client: Client) -> Iterator[Batch]:
         """The batches of one training."""
@@ -94,6 +102,20 @@ class SGD(ClientMethod):
             draw = torch.randint(self.max_local_steps, (), generator=client.generator)
             steps = int(draw) + 1
         return client.batches(self.batch_size, self.local_epochs, steps)
+
+    def _backward(self, client: Client, batch: Batch) -> float:
+        """Gradient of a batch, in the pieces that the device can hold; returns the loss."""
+        total = 0.0
+        for piece, part in client.pieces(batch):
+            loss = part * self.loss(client, piece)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        return total
+
+    def optimizer_bytes(self, parameters: Sequence[torch.nn.Parameter]) -> int:
+        """What the optimizer keeps between two steps, as it makes it."""
+        copies = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
+        return optimizer_bytes(self._make_optimizer(copies, self.learning_rate))
 
     def loss(self, client: Client, batch: Batch) -> Tensor:
         """The local objective on a batch; methods that change it override this."""

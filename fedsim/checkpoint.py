@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Checkpoint:
     strategy: Mapping[str, Any]
     ledger: Mapping[str, int]
     clients: Versions
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -61,8 +62,11 @@ class Checkpoints:
         strategy: Strategy,
         ledger: Mapping[str, int],
         states: ClientStates,
+        extras: Mapping[str, Any] | None = None,
     ) -> None:
         """Write a checkpoint and delete what only older ones needed.
+
+        ``extras`` is what further parts of a run keep between rounds, by their name.
 
         Raises:
             OutputError: It cannot be written; older checkpoints are untouched.
@@ -75,6 +79,7 @@ class Checkpoints:
             "strategy": strategy_state(strategy),
             "ledger": dict(ledger),
             "clients": pack_versions(versions),
+            "extras": dict(extras or {}),
         }
         trees.save(self.folder / f"round-{server_round:06d}.safetensors", content)
         for old in self._files()[: -self.keep]:
@@ -113,6 +118,7 @@ def _read(path: Path) -> Checkpoint:
         strategy=content["strategy"],
         ledger=content["ledger"],
         clients=unpack_versions(content["clients"]),
+        extras=content.get("extras", {}),
     )
 
 

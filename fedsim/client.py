@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from fedsim.cost import Tally
     from fedsim.task import Batch, Task
 
 KINDS = ("delta", "sparse", "seeds", "projection", "layers", "tensors")
@@ -51,6 +52,8 @@ class Client:
         config: The strategy's message configuration (Flower's ``ConfigRecord``).
         state: Private arrays that live from one participation to the next.
         generator: This client's torch generator for this round.
+        tally: Counts the batches, where the scenario has devices.
+        rows_at_once: Rows that the device can hold in a batch; None for any number.
     """
 
     id: int
@@ -61,6 +64,8 @@ class Client:
     config: Mapping[str, Any]
     state: Arrays
     generator: torch.Generator
+    tally: Tally | None = None
+    rows_at_once: int | None = None
 
     @cached_property
     def data(self) -> Batch:
@@ -101,8 +106,24 @@ class Client:
             epoch += 1
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean training loss of a batch, with gradient."""
+        """Mean training loss of a batch, with gradient; counted as work of the device."""
+        if self.tally is not None:
+            self.tally.note(batch)
         return self.task.loss(batch)
+
+    def pieces(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
+        """The batch in pieces that the device can hold, each with its part of the rows.
+
+        Gradients of ``part * loss(piece)``, added up, are the gradient of the batch's mean loss.
+        """
+        rows = next(iter(batch.values())).shape[0]
+        size = self.rows_at_once or rows
+        if size >= rows:
+            yield batch, 1.0
+            return
+        for start in range(0, rows, size):
+            piece = self.task.rows(batch, slice(start, min(start + size, rows)))
+            yield piece, next(iter(piece.values())).shape[0] / rows
 
     def update(self, **metrics: float) -> Update:
         """The usual answer: current weights minus received ones, weighted by rows."""
@@ -120,6 +141,23 @@ class ClientMethod(ABC):
     """Kind of update, one of ``KINDS``; a strategy must accept it."""
     needs_state: ClassVar[bool] = False
     """Whether ``client.state`` is used; it is then stored between rounds."""
+    backward: ClassVar[bool] = True
+    """Whether training needs gradients; without them a device keeps no activations."""
+    copies: ClassVar[int] = 1
+    """Copies of the trained values that a device keeps beside the model (the received ones)."""
+    accumulates: ClassVar[bool] = False
+    """Whether ``train`` splits batches by ``client.pieces`` for devices with little memory."""
+
+    def rehearse(self, client: Client) -> None:  # noqa: B027  (doing nothing is allowed)
+        """Note in ``client.tally`` the batches that ``train`` is going to use, or fewer.
+
+        Asynchronous runs learn from it how early an answer may come, and let clients train ahead
+        side by side. A method that notes nothing is still correct, but trains one by one.
+        """
+
+    def optimizer_bytes(self, parameters: Sequence[nn.Parameter]) -> int:
+        """Memory of the optimizer's state on the device."""
+        return 0
 
     @abstractmethod
     def train(self, client: Client) -> Update:

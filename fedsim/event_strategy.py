@@ -84,6 +84,7 @@ class EventStrategy(DeltaStrategy):
     """
 
     additive: ClassVar[bool] = False
+    by_events: ClassVar[bool] = True
     max_staleness: int | None = None
     concurrency = 0
     """Clients at work at any time (0: the share ``fraction_train``); set by the engine from what a

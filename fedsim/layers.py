@@ -18,7 +18,13 @@ from fedsim.errors import Key, ScenarioError, did_you_mean
 SHIPPED = Path(__file__).parent / "scenarios"
 IDENTITY = ("name", "peft_type", "model_type")
 """A section that names another of these than its parent replaces the parent's section."""
-PLUGIN_SECTIONS = {("task",), ("client",), ("data", "partitioner")}
+PLUGIN_SECTIONS = {
+    ("task",),
+    ("client",),
+    ("data", "partitioner"),
+    ("devices", "selection"),
+    ("devices", "availability"),
+}
 """Where, beside strategies, a plain string is short for a section with that ``name``."""
 
 DEVICE_FILES = (".yaml", ".yml", ".json", ".csv", ".pkl", ".pickle")

@@ -87,6 +87,7 @@ KINDS: dict[str, Callable[[], Entries]] = {
     "clients": lambda: registry.available("clients"),
     "codecs": lambda: registry.available("codecs"),
     "tasks": lambda: registry.available("tasks"),
+    "selectors": lambda: registry.available("selectors"),
     "partitioners": partitioners,
     "peft": peft_types,
     "profiles": lambda: _device_files("profiles"),

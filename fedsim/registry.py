@@ -29,6 +29,7 @@ CONTRACTS = {
     "clients": ("fedsim.client:ClientMethod", "flwr.clientapp:ClientApp"),
     "codecs": ("fedsim.codec:Codec",),
     "tasks": ("fedsim.task:Objective",),
+    "selectors": ("fedsim.selection:Selector",),
 }
 """What a plug-in of each kind must be an instance of."""
 KINDS = tuple(CONTRACTS)

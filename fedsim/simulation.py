@@ -21,9 +21,12 @@ from fedsim.arrays import Arrays, conform, sha256
 from fedsim.checkpoint import Checkpoint, Checkpoints, restore_strategy
 from fedsim.data import partition
 from fedsim.engine.blocks import Report
+from fedsim.engine.event_loop import EventLoop
 from fedsim.engine.grid import WorkerGrid
 from fedsim.engine.states import ClientStates
+from fedsim.engine.timetable import WorldTimetable
 from fedsim.engine.worker import Recipe
+from fedsim.engine.world import World, columns, totals
 from fedsim.errors import OutputError, RunError
 from fedsim.event_strategy import EventStrategy
 from fedsim.events import polite_interrupt, recorded
@@ -126,6 +129,8 @@ class Simulation:
         self.records: list[Record] = []
         self.key_metric = ("eval/loss", "min")
         self.weights: Arrays | None = None
+        self.world = World.of(recipe)
+        self.events: EventLoop | None = None
         self.checkpoints = Checkpoints(folder.path, self.scenario.checkpoint.keep)
 
     def run(self, saved: Checkpoint | None) -> None:
@@ -141,7 +146,8 @@ class Simulation:
             name, mode = grid.facts["key_metric"]
             self.key_metric = (f"eval/{name}", mode)
             self.reporter.message(describe(grid))
-            connect(grid, self.strategy)
+            connect(grid, self.strategy, self.world)
+            self.events = event_loop(grid, self.strategy, self.world)
             arrays = self.begin(grid, saved)
             for server_round in range(len(self.records), scenario.num_rounds + 1):
                 start = time.perf_counter()
@@ -157,19 +163,27 @@ class Simulation:
         """Weights to start from: the initial ones, tested as round 0, or those of a checkpoint."""
         if saved is None:
             arrays = to_record(grid.facts["arrays"])
+            if isinstance(self.strategy, EventStrategy):
+                self.strategy.begin(arrays)
             self.write({"round": 0}, grid, arrays, time.perf_counter())
             return arrays
         self.records.extend(Run.open(self.folder.path).rounds)
         self.ledger.restore(saved.ledger)
         grid.states.restore(saved.clients)
         restore_strategy(self.strategy, saved.strategy)
+        if self.world:
+            self.world.restore(saved.extras["world"])
+        if self.events:
+            self.events.restore(saved.extras["events"])
         return to_record(saved.weights)
 
     def save(self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord) -> None:
         """Write a checkpoint."""
         weights = to_arrays(arrays)
         ledger = self.ledger.totals
-        self.checkpoints.save(server_round, weights, self.strategy, ledger, grid.states)
+        parts = {"world": self.world, "events": self.events}
+        extras = {name: part.checkpoint() for name, part in parts.items() if part}
+        self.checkpoints.save(server_round, weights, self.strategy, ledger, grid.states, extras)
 
     def round(
         self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord
@@ -177,10 +191,10 @@ class Simulation:
         """One round of training, and of clients' own tests when asked for."""
         # Stock strategies sample clients and draw noise from Python's and NumPy's generators.
         self.seeds.seed_globals("strategy", server_round, with_torch=False)
-        messages = list(self.strategy.configure_train(server_round, arrays, ConfigRecord(), grid))
-        self.reporter.round_begins(server_round, len(messages))
-        replies = grid.send_and_receive(messages)
-        aggregated, metrics = self.strategy.aggregate_train(server_round, replies)
+        if self.events:
+            aggregated, metrics = self.events.until_update(self.scenario.max_failed_fraction)
+        else:
+            aggregated, metrics = self.train(server_round, grid, arrays)
         record = self.account(server_round, grid.take_reports())
         record["clients/retried"] = grid.take_retried()
         record |= _prefixed("train/", metrics, remove="train_")
@@ -188,6 +202,17 @@ class Simulation:
         if self.scenario.evaluate.personal and self.is_tested(server_round):
             record |= self.personal_tests(server_round, grid, arrays)
         return arrays, record | self.ledger.close_round()
+
+    def train(
+        self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Send a round to its clients and aggregate what they answer."""
+        grid.offer(self.world.offer(server_round) if self.world else None)
+        messages = list(self.strategy.configure_train(server_round, arrays, ConfigRecord(), grid))
+        grid.offer(None)
+        self.reporter.round_begins(server_round, len(messages))
+        replies = grid.send_and_receive(messages)
+        return self.strategy.aggregate_train(server_round, replies)
 
     def personal_tests(self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord) -> Record:
         """Scores of the weights on clients' own test rows; what this sends is counted, too."""
@@ -207,10 +232,16 @@ class Simulation:
         record: Record = {
             "round": server_round,
             "clients/selected": len(reports),
-            "clients/completed": len(reports) - failed,
+            "clients/completed": sum(r.status == "ok" for r in reports),
             "clients/failed": failed,
         }
-        if reports and failed / len(reports) > self.scenario.max_failed_fraction:
+        share = failed / max(1, len(reports))
+        if self.events:
+            record |= self.events.close_round() | totals(reports)
+            share = self.events.failed_fraction
+        elif self.world:
+            record |= self.world.close_round(server_round, reports)
+        if share > self.scenario.max_failed_fraction:
             record |= self.ledger.close_round()
             self.records.append(record)
             self.folder.add_round(record)
@@ -285,10 +316,12 @@ def build_strategy(scenario: Scenario, num_clients: int) -> Strategy:
     evaluate = scenario.evaluate
     fraction = evaluate.fraction_evaluate if evaluate.personal else 0.0
     sampling = sampling_arguments(cohort, round(fraction * num_clients), num_clients)
+    if scenario.devices:  # the world offers the round's clients, and all of them are asked
+        sampling |= {"fraction_train": 1.0, "min_train_nodes": 0, "min_available_nodes": 0}
     strategy = registry.build("strategies", scenario.strategy.section, **sampling)
     check_strategy(strategy)
     if isinstance(strategy, DeltaStrategy):
-        strategy.fraction_train = cohort / num_clients
+        strategy.fraction_train = 1.0 if scenario.devices else cohort / num_clients
         strategy.fraction_evaluate = fraction
         strategy.num_clients = num_clients
         strategy.participation_rate = lambda client: cohort / num_clients
@@ -298,10 +331,23 @@ def build_strategy(scenario: Scenario, num_clients: int) -> Strategy:
     return strategy  # type: ignore[no-any-return]
 
 
-def connect(grid: WorkerGrid, strategy: Strategy) -> None:
-    """Tell the grid in which form this strategy takes replies."""
+def connect(grid: WorkerGrid, strategy: Strategy, world: World | None = None) -> None:
+    """Tell the grid in which form this strategy takes replies, and in which world it works."""
+    grid.world = world
+    if world:
+        world.weight_bytes = grid.facts["weight_bytes"]
+    if world and isinstance(strategy, DeltaStrategy):
+        strategy.participation_rate = world.participation()
     grid.deltas = isinstance(strategy, DeltaStrategy)
     grid.reduce = is_additive(strategy)
+
+
+def event_loop(grid: WorkerGrid, strategy: Strategy, world: World | None) -> EventLoop | None:
+    """What takes the place of rounds for an asynchronous strategy."""
+    if not isinstance(strategy, EventStrategy):
+        return None
+    assert world is not None, "checked when the scenario was loaded"
+    return EventLoop(strategy, grid, WorldTimetable(world, grid, strategy.concurrency))
 
 
 def describe(grid: WorkerGrid) -> str:
@@ -325,6 +371,7 @@ def _row(server_round: int, stage: str, report: Report) -> Record:
         "up_bytes": report.up_bytes,
         "down_bytes": report.down_bytes,
         "time/wall_s": round(report.wall_s, 4),
+        **columns(report),
     }
     return row | ({"error": report.error} if report.error else {})
 

@@ -170,7 +170,7 @@ class DeltaStrategy(Strategy):
         nodes = grid.get_node_ids()
         nodes = nodes if isinstance(nodes, Sequence) else list(nodes)
         self.num_clients = self.num_clients or len(nodes)
-        size = max(1, round(fraction * len(nodes)))
+        size = min(len(nodes), max(1, round(fraction * len(nodes))))
         draw = self.seeds.numpy(stream, server_round)
         return [nodes[int(i)] for i in draw.choice(len(nodes), size, replace=False)]
 

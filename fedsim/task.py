@@ -192,6 +192,11 @@ class Task:
         """Rows of ``client_data`` or ``test_data`` as one batch, the objective's way."""
         return pick(data, index, self.objective.collate(data, index))
 
+    def rows(self, batch: Batch, rows: slice) -> Batch:
+        """Some rows of a batch, with what frozen blocks answer to them."""
+        part = {name: tensor[rows] for name, tensor in batch.items()}
+        return Rows(part, batch.hidden[rows]) if isinstance(batch, Rows) else part
+
     def loss(self, batch: Batch) -> Tensor:
         """Mean training loss of a batch, with gradient."""
         with self._shortcut(batch):

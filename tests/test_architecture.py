@@ -20,11 +20,11 @@ MODULES = [m.name for m in pkgutil.walk_packages(fedsim.__path__, "fedsim.")]
 LAYERS = [
     {"_version", "errors", "units"},
     {"arrays", "seeds", "layers", "wording", "registry", "records", "cache", "trees", "sections"},
-    {"availability", "devices", "clock"},
+    {"availability", "devices", "clock", "selection", "selectors"},
     {"partners", "scenario"},
     {"results", "codec", "models", "data"},
     {"codecs", "task", "differences", "compare", "progress"},
-    {"tasks", "client", "strategy", "event_strategy"},
+    {"tasks", "client", "cost", "strategy", "event_strategy"},
     {"engine", "ledger", "checkpoint", "events"},
     {"simulation", "listing", "templates"},
     {"commands"},
@@ -99,7 +99,7 @@ def test_core_imports_point_one_way():
 
 @pytest.mark.parametrize("kind", ["strategies", "clients"])
 def test_plugins_import_contracts_and_siblings_only(kind):
-    contracts = {"arrays", "client", "codec", "errors", "seeds", "strategy", "task", kind}
+    contracts = {"arrays", "client", "codec", "cost", "errors", "seeds", "strategy", "task", kind}
     contracts |= {"event_strategy"}
     for path in (ROOT / kind).rglob("*.py"):
         assert {n.split(".")[1] for n in imports(path)} <= contracts, path

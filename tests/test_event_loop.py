@@ -87,6 +87,9 @@ class Fixed:
         for one in flights:
             one.bound_s = one.start_s + self.tightness * self.duration(one)
 
+    def budgets(self, flight):
+        return ()
+
     def arrive(self, flight, report):
         return flight.start_s + self.duration(flight)
 

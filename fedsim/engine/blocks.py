@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.arrays import Arrays
+from fedsim.clock import Trip
+from fedsim.cost import Spent
 
 BLOCKS_PER_ROUND = 16
 """A cohort is cut into at most this many blocks: enough to balance eight workers."""
@@ -46,6 +48,7 @@ class Block:
         weights: The strategy's own weights in that mean; if empty, it is ``num_examples``.
         start: In an asynchronous run, the number of the start; it names the random streams, since
             a client may start several times from one version.
+        budgets: Bytes of memory of each client's device; empty without devices.
     """
 
     server_round: int
@@ -53,6 +56,7 @@ class Block:
     states: tuple[ClientState | None, ...]
     config: Mapping[str, Any]
     reduce: bool
+    budgets: tuple[int, ...] = ()
     weights: tuple[float, ...] = ()
     start: int | None = None
 
@@ -66,12 +70,20 @@ class Block:
         return self.weights[self.clients.index(client)] if self.weights else num_examples
 
 
+Status = Literal["ok", "failed", "oom", "dropped", "interrupted", "late", "void"]
+"""Of a client in a round: it answered in time; its code failed; its device has too little memory;
+it vanished at work; it became unavailable; it answered too late; too few others answered."""
+
+
 @dataclass
 class Report:
-    """What happened to one client in one round."""
+    """What happened to one client in one round.
+
+    ``spent`` and ``trip`` are known where the scenario has devices.
+    """
 
     client: int
-    status: Literal["ok", "failed"] = "ok"
+    status: Status = "ok"
     num_examples: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     up_bytes: int = 0
@@ -79,6 +91,10 @@ class Report:
     down_bytes: int = 0
     wall_s: float = 0.0
     error: str = ""
+    spent: Spent = field(default_factory=Spent)
+    rows_at_once: int = 0
+    trip: Trip | None = None
+    device: str = ""
 
 
 @dataclass

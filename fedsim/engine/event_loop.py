@@ -46,6 +46,9 @@ class Timetable(Protocol):
     def set_bounds(self, flights: Sequence[Flight], down_bytes: int) -> None:
         """Set ``bound_s`` of flights before their work is done."""
 
+    def budgets(self, flight: Flight) -> tuple[int, ...]:
+        """Memory of the flight's device, if it counts."""
+
     def arrive(self, flight: Flight, report: Report) -> float:
         """When a flight arrives whose work is done; a report whose answer is lost is marked."""
 
@@ -173,14 +176,7 @@ class EventLoop:
             flight.end_s = self.timetable.arrive(flight, result.reports[0])
 
     def _block(self, flight: Flight) -> Block:
-        return Block(
-            server_round=flight.version + 1,
-            clients=(flight.client,),
-            states=(self.grid.states.get(flight.client),),
-            config=flight.config,
-            reduce=False,
-            start=flight.number,
-        )
+        return flight.block(self.grid.states.get(flight.client), self.timetable.budgets(flight))
 
     # -- who arrives ---------------------------------------------------------------------------
 
@@ -193,6 +189,7 @@ class EventLoop:
         received = self.versions[flight.version].received
         reply = self.grid.answer(flight.client, flight.result, received, flight.number)
         self.versions.release(flight.version)
+        report.metrics["staleness"] = staleness
         if not reply.has_error():
             numbers = next(iter(reply.content.metric_records.values()))
             metrics.update(numbers, float(numbers[NUM_EXAMPLES]))  # type: ignore[arg-type]

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedsim.engine.blocks import BlockResult
+from fedsim.engine.blocks import Block, BlockResult, ClientState
+from fedsim.errors import PluginError
 
 
 @dataclass
@@ -41,6 +42,18 @@ class Flight:
     config: Mapping[str, Any]
     result: BlockResult | None = None
     end_s: float = math.inf
+
+    def block(self, state: ClientState | None, budgets: tuple[int, ...]) -> Block:
+        """What a worker is told of it."""
+        return Block(
+            server_round=self.version + 1,
+            clients=(self.client,),
+            states=(state,),
+            config=self.config,
+            reduce=False,
+            budgets=budgets,
+            start=self.number,
+        )
 
     def saved(self) -> dict[str, Any]:
         """For a checkpoint; the work is done again after resuming."""
@@ -95,7 +108,12 @@ class Flights:
         waiting = [f for f in self._flights.values() if f.result is None]
         self._work(waiting)
         for flight in waiting:
-            assert flight.end_s >= flight.bound_s, "a client arrived before its lower bound"
+            if flight.end_s < flight.bound_s:
+                raise PluginError(
+                    f"client {flight.client} worked less than its method's rehearse() announced",
+                    key=("client",),
+                    hint="Note in rehearse() only batches that train() is going to use",
+                )
         known = self._flights.values()
         self._heap = [(f.end_s, f.number) for f in known]
         heapq.heapify(self._heap)

@@ -10,7 +10,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
@@ -23,6 +23,9 @@ from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Codecs, Recipe, build_codecs
 from fedsim.strategy import ARRAYS, DELTA, METRICS, NUM_EXAMPLES, WEIGHT, to_arrays, to_record
 from fedsim.task import merge_totals
+
+if TYPE_CHECKING:
+    from fedsim.engine.world import World
 
 log = logging.getLogger("fedsim.clients")
 TEST_SHARD_ROWS = 256
@@ -53,10 +56,12 @@ class WorkerGrid(Grid):
         deltas: Hand deltas to the strategy; otherwise received weights plus delta.
         reports: What happened to each client since ``take_reports`` was last called.
         peak_bytes: Largest resident memory of a worker so far.
+        world: Devices and virtual clock, where the scenario has them.
     """
 
     reduce = False
     deltas = False
+    world: World | None = None
 
     def __init__(
         self,
@@ -74,6 +79,7 @@ class WorkerGrid(Grid):
         self.facts: dict[str, Any] = {}
         self.states = states or ClientStates()
         self._retried = 0
+        self._offered: Sequence[int] | None = None
         self._broadcasts = 0
 
     # -- what a backend provides ---------------------------------------------------------------
@@ -131,8 +137,12 @@ class WorkerGrid(Grid):
         return self._replies(groups) if self.deltas else list(self._replies(groups))
 
     def get_node_ids(self) -> Sequence[int]:
-        """The clients, as a range: nothing is listed."""
-        return range(self.num_clients)
+        """The clients, as a range: nothing is listed; or those on offer."""
+        return range(self.num_clients) if self._offered is None else self._offered
+
+    def offer(self, clients: Sequence[int] | None) -> None:
+        """Name these clients only, from now on; None names all again."""
+        self._offered = clients
 
     def create_message(
         self,
@@ -214,20 +224,41 @@ class WorkerGrid(Grid):
                 blocks.append((group, block))
                 calls.setdefault(group.kind, []).append((block, handle))
         streams = {kind: self.map(kind, work) for kind, work in calls.items()}
-        for group, block in blocks:
-            result: BlockResult = next(streams[group.kind])
+        results = ((group, block, next(streams[group.kind])) for group, block in blocks)
+        for group, block, result in self._followed(results):
             self._take(block, result)
             yield from self._answers(group, block, result)
 
+    def _followed(
+        self, results: Iterable[tuple[_Group, Block, BlockResult]]
+    ) -> Iterable[tuple[_Group, Block, BlockResult]]:
+        """Results with trips on the virtual clock; all at once where a client may be left out."""
+        if self.world is None:
+            yield from results
+            return
+        if self.world.leaves_out:
+            results = list(results)
+            self.world.judge([(block, r) for group, block, r in results if group.kind == "train"])
+        for group, block, result in results:
+            if group.kind == "train" and not self.world.leaves_out:
+                self.world.follow(block, result)
+            yield group, block, result
+
     def _block(self, group: _Group, clients: Sequence[int]) -> Block:
+        server_round = int(group.config.get("server-round", 0))
         return Block(
-            server_round=int(group.config.get("server-round", 0)),
+            server_round=server_round,
             clients=tuple(clients),
             states=tuple(self.states.get(c) for c in clients),
             config=group.config,
-            reduce=self.reduce and group.kind == "train",
+            reduce=self.reduce and group.kind == "train" and not self._leaves_out,
+            budgets=self.world.budgets(clients, server_round) if self.world else (),
             weights=_own_weights(group.messages[c] for c in clients),
         )
+
+    @property
+    def _leaves_out(self) -> bool:
+        return self.world is not None and self.world.leaves_out
 
     def _take(self, block: Block, result: BlockResult) -> None:
         self.reports.extend(result.reports)
@@ -243,8 +274,8 @@ class WorkerGrid(Grid):
     def _answers(self, group: _Group, block: Block, result: BlockResult) -> Iterator[Message]:
         good = [r for r in result.reports if r.status == "ok"]
         for report in result.reports:
-            if report.status == "failed":
-                error = Error(code=2, reason=report.error)
+            if report.status != "ok":
+                error = Error(code=2, reason=report.error or report.status)
                 yield Message(error, reply_to=group.messages[report.client])
         if group.kind != "train":
             for report in good:

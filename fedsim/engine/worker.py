@@ -21,6 +21,7 @@ from fedsim.arrays import Arrays, WeightedMean, non_finite
 from fedsim.client import Client, ClientMethod, Update
 from fedsim.codec import Codec, Payload
 from fedsim.codecs.none import NoCodec
+from fedsim.cost import Meter, Spent, Tally, counted
 from fedsim.data import partition
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, ClientState, Report
 from fedsim.errors import ClientError, FedsimError, ModelError, ScenarioError
@@ -53,6 +54,9 @@ class Worker:
         self.codecs = build_codecs(scenario.codec)
         self._train_client = self._plain_client if _is_plain(method, scenario) else self._app_client
         self.method = method
+        self.meter = Meter(self.task, _own(method)) if scenario.devices else None
+        self._tally: Tally | None = None
+        self._rows_at_once: int | None = None
         self._received: tuple[str, Arrays] = ("", {})
 
     def facts(self) -> dict[str, Any]:
@@ -62,6 +66,7 @@ class Worker:
             "num_parameters": sum(p.numel() for p in self.task.model.parameters()),
             "num_trainable": sum(x.size for x in self.like.values()),
             "key_metric": self.task.objective.key_metric,
+            "weight_bytes": self.meter.weight_bytes if self.meter else 0,
         }
 
     def train(self, block: Block, broadcast: Broadcast) -> BlockResult:
@@ -70,11 +75,15 @@ class Worker:
         result = BlockResult([], [])
         mean = WeightedMean()
         with preserved_generators():
-            for client, state in zip(block.clients, block.states, strict=True):
+            for i, (client, state) in enumerate(zip(block.clients, block.states, strict=True)):
                 report = Report(client, down_bytes=broadcast.num_bytes)
+                if self.meter and not self._admits(report, block.budgets[i]):
+                    result.reports.append(report)
+                    result.states.append(None)
+                    continue
                 self.seeds.seed_globals("train", block.draw, client)
                 with self._reporting(report, block.server_round, "train"):
-                    with time_limit(self.scenario.engine.client_timeout_s):
+                    with time_limit(self.scenario.engine.client_timeout_s), self._metered(report):
                         update, state = self._train_client(client, block, received, state)
                     payload = self._encode(update, report)
                     if block.reduce:
@@ -87,6 +96,20 @@ class Worker:
         result.mean = mean.result() if mean.weight else None
         result.peak_bytes = peak_bytes()
         return result
+
+    def rehearse(self, block: Block) -> Spent:
+        """What the block's one client is going to do, if its method can tell; without doing it."""
+        if self.meter is None or self.meter.method is None:
+            return Spent()
+        (client,) = block.clients
+        with preserved_generators():
+            if not self._admits(Report(client), block.budgets[0]):
+                return Spent()
+            self.seeds.seed_globals("train", block.draw, client)
+            self._tally = Tally()
+            self.meter.method.rehearse(self._client(client, block, {}, {}))
+            with self._globals("cost", client):
+                return self.meter.spent(self._tally)
 
     def evaluate(self, block: Block, broadcast: Broadcast) -> BlockResult:
         """Test the received weights on each client's own test rows."""
@@ -134,6 +157,37 @@ class Worker:
             with torch.no_grad():
                 return self.task.objective.final_metrics(self.task.model, self.task.split.test)
 
+    def _admits(self, report: Report, budget: int) -> bool:
+        """Whether the client's device can hold its batches, or smaller ones where that may be."""
+        assert self.meter is not None
+        self._rows_at_once = None
+        if self.meter.method is None:  # nothing is known of a ClientApp's memory
+            return True
+        with self._globals("memory", report.client):
+            allowed = self.scenario.devices and self.scenario.devices.out_of_memory == "accumulate"
+            shrinks = bool(allowed) and self.meter.method.accumulates
+            rows, needed = self.meter.rows_that_fit(report.client, budget, shrinks)
+        if rows == 0:
+            report.status, report.spent = "oom", Spent(memory_bytes=needed)
+        self._rows_at_once = report.rows_at_once = rows
+        return rows > 0
+
+    @contextmanager
+    def _metered(self, report: Report) -> Iterator[None]:
+        """Measure what a client does, where the scenario has devices."""
+        if self.meter is None:
+            yield
+            return
+        self._tally = Tally()
+        if isinstance(self.method, ClientMethod):
+            yield
+        else:
+            with counted() as counter:
+                yield
+            self._tally.flops = counter.get_total_flops()
+        with self._globals("cost", report.client):
+            report.spent = self.meter.spent(self._tally)
+
     def _receive(self, broadcast: Broadcast) -> Arrays:
         if self._received[0] != broadcast.key:  # decoded once per worker and broadcast
             payload = Payload(memoryview(broadcast.payload))  # type: ignore[arg-type]
@@ -165,6 +219,8 @@ class Worker:
             config=block.config,
             state=state,
             generator=self.seeds.torch("client", block.draw, client),
+            tally=self._tally,
+            rows_at_once=self._rows_at_once,
         )
 
     def _encode(self, update: Update, report: Report) -> Payload:
@@ -277,6 +333,11 @@ def build_codecs(section: CodecSection) -> Codecs:
         return registry.build("codecs", chain[0].section) if chain else NoCodec()
 
     return Codecs(one(section.up, "up"), one(section.down, "down"))
+
+
+def _own(method: Any) -> ClientMethod | None:
+    """The method if it is fedsim's; Flower's apps declare nothing."""
+    return method if isinstance(method, ClientMethod) else None
 
 
 def _is_plain(method: Any, scenario: Scenario) -> bool:

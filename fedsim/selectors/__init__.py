@@ -1,0 +1,1 @@
+"""How the server chooses among available clients, one way per file."""
