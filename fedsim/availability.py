@@ -58,8 +58,11 @@ class Process(Section):
         return False
 
     @abstractmethod
-    def available(self, clients: Ids, time: float, context: Context) -> Bools:
-        """Whether clients are available at a time (in seconds, or a round's number from 0)."""
+    def available(self, clients: Ids, time: float | Floats, context: Context) -> Bools:
+        """Whether clients are available at a time (in seconds, or a round's number from 0).
+
+        Each client may be asked for a time of its own.
+        """
 
     @abstractmethod
     def change(self, client: int, time: float, context: Context) -> float:
@@ -71,7 +74,7 @@ class Always(Process):
 
     name: Literal["always"] = "always"
 
-    def available(self, clients: Ids, time: float, context: Context) -> Bools:
+    def available(self, clients: Ids, time: float | Floats, context: Context) -> Bools:
         """All of them."""
         return np.ones(len(clients), dtype=np.bool_)
 
@@ -95,13 +98,13 @@ class Slotted(Process):
     def on(self, clients: Ids, slots: Ids, context: Context) -> Bools:
         """Whether each client is available in the slot given beside it."""
 
-    def available(self, clients: Ids, time: float, context: Context) -> Bools:
+    def available(self, clients: Ids, time: float | Floats, context: Context) -> Bools:
         """Looks the slot up."""
-        return self.on(clients, np.full(len(clients), self._slot(time)), context)
+        return self.on(clients, np.broadcast_to(self._slot(time), clients.shape), context)
 
     def change(self, client: int, time: float, context: Context) -> float:
         """Looks at the slots that follow."""
-        slot = self._slot(time)
+        slot = int(self._slot(time))
         now = self.on(np.array([client]), np.array([slot]), context)[0]
         for start in range(slot + 1, slot + HORIZON, LOOK_AHEAD):
             slots = np.arange(start, start + LOOK_AHEAD)
@@ -110,8 +113,8 @@ class Slotted(Process):
                 return float(slots[changed[0]]) * (self.slot_s or 1.0)
         return math.inf
 
-    def _slot(self, time: float) -> int:
-        return math.floor(time / (self.slot_s or 1.0) * (1 + 1e-12))
+    def _slot(self, time: float | Floats) -> Ids:
+        return np.floor(np.asarray(time) / (self.slot_s or 1.0) * (1 + 1e-12)).astype(np.int64)
 
 
 class Rated(Slotted):
@@ -240,9 +243,11 @@ class Recorded(Process):
     random_start: bool = False
     """Let every client begin at a random place of its trace."""
 
-    def available(self, clients: Ids, time: float, context: Context) -> Bools:
+    def available(self, clients: Ids, time: float | Floats, context: Context) -> Bools:
         """Looks each client's place in its trace up."""
-        states = (self._find(int(c), time, context)[0] for c in clients)
+        times = np.broadcast_to(time, clients.shape)
+        pairs = zip(clients, times, strict=True)
+        states = (self._find(int(c), float(t), context)[0] for c, t in pairs)
         return np.fromiter(states, np.bool_, len(clients))
 
     def change(self, client: int, time: float, context: Context) -> float:

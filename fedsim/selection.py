@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.availability import Bools, Ids
+from fedsim.availability import Bools, Floats, Ids
 
 State = dict[str, Any]
 """What a selector remembers from round to round; checkpointed by the engine."""
@@ -42,7 +42,8 @@ class Pool:
         server_round: From 1.
         available: Which of some clients are available now.
         seconds: Predicted time of a client's round trip, from what rounds cost so far; 0 before.
-        left_s: How long an available client stays so (the simulator's knowledge).
+        stays: Which of some clients will be available after so many seconds each; the simulator
+            knows.
         generator: For the choice.
     """
 
@@ -50,7 +51,7 @@ class Pool:
     server_round: int
     available: Callable[[Ids], Bools]
     seconds: Callable[[int], float]
-    left_s: Callable[[int], float]
+    stays: Callable[[Ids, Floats], Bools]
     generator: np.random.Generator
 
     def sample(self, wanted: int) -> list[int]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fedsim import registry
-from fedsim.availability import Always, Context, Ids, Rated, label_rates
+from fedsim.availability import Always, Bools, Context, Floats, Ids, Rated, label_rates
 from fedsim.clock import Trip, Work, settle, trip
 from fedsim.data import partition
 from fedsim.devices.fleet import Device, Fleet, shared
@@ -100,7 +100,7 @@ class World:
                     hint="Look at devices.availability",
                 )
 
-    def is_available(self, clients: Ids, server_round: int) -> np.ndarray:
+    def is_available(self, clients: Ids, server_round: int) -> Bools:
         """Which clients are available when the round begins."""
         return self.section.availability.available(clients, self._time(server_round), self.context)
 
@@ -114,18 +114,17 @@ class World:
             server_round=server_round,
             available=lambda ids: self.is_available(ids, server_round),
             seconds=lambda c: trip(self.fleet.device(c, server_round), self._typical).elapsed_s,
-            left_s=lambda c: self._left_s(c, server_round),
+            stays=lambda ids, after_s: self._stays(ids, after_s, server_round),
             generator=self.seeds.numpy("cohort", server_round),
         )
 
     def _time(self, server_round: int) -> float:
         return server_round - 1.0 if self.section.availability.by_round else self.now
 
-    def _left_s(self, client: int, server_round: int) -> float:
+    def _stays(self, clients: Ids, after_s: Floats, server_round: int) -> Bools:
         process = self.section.availability
-        if process.by_round:
-            return math.inf
-        return process.change(client, self.now, self.context) - self.now
+        later = self._time(server_round) + (0.0 if process.by_round else after_s)
+        return process.available(clients, later, self.context)
 
     # -- how it went ---------------------------------------------------------------------------
 
