@@ -1,21 +1,26 @@
 """Asynchronous runs: the order of arrivals, versions, equal bits, resuming, failures."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from fedsim import simulation
+from fedsim import partners, simulation
 from fedsim.arrays import sha256
+from fedsim.clients.sgd import SGD
 from fedsim.data import partition
 from fedsim.engine.blocks import BlockResult
 from fedsim.engine.event_loop import EventLoop
 from fedsim.engine.flights import Flight, Flights, Idle
 from fedsim.engine.inline import InlineGrid
 from fedsim.engine.worker import Recipe
+from fedsim.errors import PluginError, RunError
 from fedsim.seeds import Seeds
 from fedsim.strategy import to_arrays, to_record
 from tests.problems import tiny
+from tests.test_engine import comparable
+from tests.test_resume import stopped
 
 
 def flight(number: int, bound: float) -> Flight:
@@ -154,3 +159,133 @@ def test_equal_durations_and_a_buffer_for_all_are_fedavg():
         result = average.start(grid, to_record(grid.facts["arrays"]), num_rounds=3)
     for name, x in to_arrays(result.arrays).items():
         np.testing.assert_allclose(found[-1][name], x, rtol=1e-5, atol=1e-6)
+
+
+FLEET = {"mix": [{"profile": "phone-spread", "share": 1.0}], "speed_sigma": 1.5}
+
+
+def anarchic(**changes):
+    """Ten updates by clients of very unequal speed that choose their own number of steps."""
+    values = {
+        "strategy": {"name": "afa_cs", "buffer_size": 2},
+        "client": {"max_local_steps": 4},
+        "clients_per_round": 4,
+        "num_rounds": 10,
+        "devices": FLEET,
+        "checkpoint": {"every": 1},
+    }
+    return tiny(**{**values, **changes})
+
+
+def test_a_run_tells_time_staleness_and_bytes(tmp_path):
+    run = simulation.run(anarchic(), out=tmp_path)
+    rounds = run.rounds[1:]
+    assert [r["round"] for r in rounds] == list(range(1, 11))
+    assert all(r["clients/selected"] == 2 for r in rounds)
+    times = [r["time/virtual_s_cum"] for r in rounds]
+    assert times == sorted(times)
+    assert sum(r["time/virtual_s"] for r in rounds) == pytest.approx(times[-1])
+    assert max(r["agg/staleness_max"] for r in rounds) > 0
+    assert rounds[-1]["agg/in_flight"] in (2, 3)
+    rows = list(run.clients)
+    assert len(rows) == 20
+    assert sum(r["up_bytes"] for r in rows) == run.summary["totals"]["comm/up_bytes"]
+    assert {r["local_steps"] for r in rows} <= {1, 2, 3, 4}
+    assert len({r["local_steps"] for r in rows}) > 1
+    assert sum(r["staleness"] for r in rows) > 0
+
+
+@pytest.mark.parametrize(
+    ("server_round", "changes"),
+    [
+        (2, {}),
+        (5, {"client": {"name": "tests.clients_that_misbehave:Counting"}}),
+        (9, {"strategy": {"name": "fedbuff", "buffer_size": 3, "server_momentum": 0.9}}),
+        (4, {"strategy": "fedasync", "devices": {**FLEET, "dropout": 0.3}}),
+    ],
+)
+def test_resume_in_the_middle_gives_the_same_bits(tmp_path, server_round, changes):
+    scenario = anarchic(**changes)
+    whole = simulation.run(scenario, out=tmp_path / "whole")
+    resumed = simulation.resume(stopped(scenario, tmp_path, server_round))
+    assert resumed.summary["weights_sha256"] == whole.summary["weights_sha256"]
+    assert comparable(resumed) == comparable(whole)
+
+
+def test_lost_and_failed_answers_are_counted_and_their_places_filled(tmp_path):
+    client = {"name": "tests.clients_that_misbehave:Faulty", "victims": [0, 1]}
+    fleet = {**FLEET, "dropout": 0.3}
+    run = simulation.run(
+        anarchic(client=client, devices=fleet, strategy="fedasync", num_rounds=20), out=tmp_path
+    )
+    totals = run.summary["totals"]
+    assert totals["clients/completed"] == 20
+    assert totals["clients/failed"] > 0
+    assert totals["clients/dropped"] > 0
+    assert totals["clients/selected"] == sum(
+        totals[f"clients/{k}"] for k in ("completed", "failed", "dropped")
+    )
+
+
+def test_a_run_in_which_everybody_fails_stops(tmp_path):
+    client = {"name": "tests.clients_that_misbehave:Faulty", "victims": list(range(6))}
+    with pytest.raises(RunError, match="clients failed in round 1"):
+        simulation.run(anarchic(client=client), out=tmp_path)
+
+
+def test_clients_that_come_and_go_are_looked_for_again(tmp_path):
+    process = {"name": "bernoulli", "rate": 0.2, "slot_s": 30.0}
+    scenario = anarchic(devices={**FLEET, "availability": process})
+    whole = simulation.run(scenario, out=tmp_path / "whole")
+    assert whole.rounds[-1]["time/virtual_s_cum"] > 30.0
+    resumed = simulation.resume(stopped(scenario, tmp_path, 6))
+    assert comparable(resumed) == comparable(whole)
+
+
+def test_a_method_that_announces_too_much_work_is_refused(tmp_path):
+    with pytest.raises(PluginError, match="rehearse"):
+        simulation.run(anarchic(client={"name": "tests.test_event_loop:Boaster"}), out=tmp_path)
+
+
+@dataclass(kw_only=True)
+class Boaster(SGD):
+    """Announces its batches twice."""
+
+    def rehearse(self, client):
+        super().rehearse(client)
+        super().rehearse(client)
+
+
+ROUND_RULES = [
+    ({}, "has no devices"),
+    ({**FLEET, "deadline_s": 5.0}, "deadline_s"),
+    ({**FLEET, "over_selection": 1.5}, "over_selection"),
+    ({**FLEET, "min_replies": 3}, "min_replies"),
+    ({**FLEET, "selection": "oort"}, "selection"),
+    ({**FLEET, "server": {"round_s": 1.0}}, "round_s"),
+    ({**FLEET, "availability": {"name": "bernoulli"}}, "slot_s"),
+]
+
+
+@pytest.mark.parametrize(("devices", "text"), ROUND_RULES)
+def test_rules_of_rounds_are_refused(devices, text):
+    with pytest.raises(PluginError, match=text) as caught:
+        partners.check(anarchic(devices=devices or None))
+    assert caught.value.key[0] in ("devices", "strategy")
+
+
+def test_both_kinds_of_local_steps_are_refused():
+    with pytest.raises(PluginError, match="max_local_steps"):
+        SGD(local_steps=2, max_local_steps=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fedasync", "fedbuff", "afa_cd", "afa_cs"])
+def test_any_number_of_workers_gives_the_same_bits(tmp_path, name):
+    engines = [{"backend": "inline"}, *({"backend": "ray", "workers": n} for n in (1, 2, 3))]
+    runs = [
+        simulation.run(anarchic(strategy={"name": name}, engine=engine), out=tmp_path)
+        for engine in engines
+    ]
+    assert len({run.summary["weights_sha256"] for run in runs}) == 1
+    assert all(comparable(run) == comparable(runs[0]) for run in runs)

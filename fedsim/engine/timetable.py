@@ -53,7 +53,7 @@ class WorldTimetable:
             server_round=1,
             available=free,
             seconds=lambda client: 0.0,
-            left_s=lambda client: math.inf,
+            stays=lambda clients, seconds: np.ones(len(clients), dtype=np.bool_),
             generator=world.seeds.numpy("idle", number, int(now)),
         )
         return sorted(pool.sample(self.concurrency))
