@@ -72,6 +72,7 @@ def as_it_is(folder: Path) -> list[str]:
 
 
 FILES = {
+    "async_vs_sync": as_it_is,
     "instructions_tiny_llama": instructions,
     "krum_digits": embedded,
     "million_clients": as_it_is,
@@ -80,6 +81,7 @@ FILES = {
     "shakespeare_roles": speeches,
     "sst2_minilm": films,
     "sst2_tiny_bert": films,
+    "unknown_participation": as_it_is,
 }
 
 
