@@ -178,7 +178,9 @@ class Diurnal(Slotted):
 
     ``a(t) = mean * (1 + swing * cos(2 pi (t - peak) / 24 h))``. Sessions end with the same
     probability in every slot (mean length ``session_h``); they begin so that the share is ``a(t)``.
-    The defaults are from memory of production systems: night to day about 4:1.
+    The defaults are ours: night to day about 4:1 is from memory of production systems; the 1,000
+    phones of FLASH's state trace charged 16 % of the time on average, half of them less than 11 %
+    (a ``sigma`` of about 0.9).
     """
 
     name: Literal["diurnal"]

@@ -76,6 +76,14 @@ def validate(scenario: ScenarioArgument, overrides: Overrides = None) -> None:
     commands.validate(scenario, overrides or [])
 
 
+@app.command()
+def plan(scenario: ScenarioArgument, overrides: Overrides = None, json: Json = False) -> None:
+    """Predict bytes, FLOPs, memory, virtual time, energy and wall time, from a short probe."""
+    from fedsim import commands
+
+    commands.plan(scenario, overrides or [], json)
+
+
 @app.command("list")
 def list_(
     kind: Annotated[str | None, typer.Argument(help="One kind only, such as `strategies`.")] = None,

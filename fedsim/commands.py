@@ -83,6 +83,7 @@ def _tell(runs: list[Run], json: bool) -> None:
 def validate(name: str, overrides: Sequence[str]) -> None:
     """Check everything that can be checked without training."""
     scenario = _load(name, overrides)
+    from fedsim import plan as planning
     from fedsim.data import partition
     from fedsim.engine.inline import InlineGrid
     from fedsim.engine.worker import Recipe
@@ -100,12 +101,29 @@ def validate(name: str, overrides: Sequence[str]) -> None:
             num_rows = len(split.ownership.test)
             grid.worker.test(grid.facts["arrays"], 0, -(-num_rows // TRIED_ROWS))
             strategy = build_strategy(scenario, grid.num_clients)
+            if scenario.devices:
+                planning.check(grid, planning.world_of(recipe, grid))
             cohort = scenario.cohort_size(grid.num_clients)
             print(f"{scenario.name}: ok")
             print(f"  {describe(grid)}")
             print(f"  {cohort} clients a round, {scenario.num_rounds} rounds")
             print(f"  {type(strategy).__name__}, client {scenario.client.name}")
             print(f"  {num_rows:,} rows in the global test set")
+
+
+def plan(name: str, overrides: Sequence[str], json: bool) -> None:
+    """Predict what a scenario costs."""
+    scenario = _load(name, overrides)
+    from fedsim import plan as planning
+    from fedsim.records import dumps
+
+    with _located(scenario):
+        _check_files(scenario)
+        made = planning.make(scenario)
+    if json:
+        print(dumps(made.record()))
+    else:
+        planning.print_plan(made)
 
 
 def _check_files(scenario: Scenario) -> None:

@@ -20,7 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
 from fedsim.task import Batch, Task
 
@@ -29,10 +33,20 @@ if TYPE_CHECKING:
 
 Shape = tuple[tuple[tuple[str, tuple[int, ...]], ...], bool]
 """Names and shapes of a batch's tensors, and whether a gradient is wanted."""
+
+
+def _attention(q: Any, k: Any, v: Any, *args: Any, **others: Any) -> int:
+    return sdpa_flop_count(q, k, v)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def _attention_backward(gradient: Any, q: Any, k: Any, v: Any, *args: Any, **others: Any) -> int:
+    return sdpa_backward_flop_count(gradient, q, k, v)  # type: ignore[no-any-return,no-untyped-call]
+
+
 _aten = torch.ops.aten
 FORMULAS: dict[Any, Any] = {
-    _aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
 """Operations that torch's counter does not know."""
 
@@ -116,6 +130,11 @@ class Meter:
         return (
             self.fixed_bytes + self._cost(shape_of(batch, wants_gradient), batch).activation_bytes
         )
+
+    def flops(self, batch: Batch) -> int:
+        """Of a training step on a batch."""
+        wants_gradient = self.method is None or self.method.backward
+        return self._cost(shape_of(batch, wants_gradient), batch).flops
 
     def largest_batch(self, client: int, rows: int | None = None) -> Batch:
         """A batch of the method's size, as wide as the client's longest row."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 SCHEMA_VERSION = 1
 LIBRARIES = ("flwr", "ray", "torch", "transformers", "peft", "datasets", "numpy")
-SUMMED_GROUPS = ("comm", "time", "energy", "clients")
+SUMMED_GROUPS = ("comm", "time", "energy", "clients", "work")
 """Groups of round keys whose sum over rounds means something."""
 
 
@@ -93,7 +93,7 @@ def _totals(rounds: Sequence[Record]) -> Record:
                 continue
             if group in SUMMED_GROUPS and not key.endswith("_cum"):
                 totals[key] = totals.get(key, 0) + number
-            elif key == "mem/peak_bytes":
+            elif group == "mem":
                 totals[key] = max(totals.get(key, 0), number)
             elif group == "privacy":
                 totals[key] = number

@@ -55,6 +55,16 @@ def test_the_rule_reproduces_the_published_tx2_latencies(layers):
     assert forward * (1 + layers / 12) == pytest.approx(TX2_ADAPTERS_S[layers], rel=0.015)
 
 
+def test_attention_on_a_cpu_is_counted():
+    q = torch.randn(2, 4, 8, 16, requires_grad=True)
+    with counted() as counter:
+        out = nn.functional.scaled_dot_product_attention(q, q, q)
+        forward = counter.get_total_flops()
+        out.sum().backward()
+    assert forward == 2 * 2 * 2 * 4 * 8 * 8 * 16  # two products of 8 x 8 x 16 for each head
+    assert counter.get_total_flops() > 3 * forward
+
+
 def task_of(scenario, method=None):
     split = partition.make(scenario, 0)
     with InlineGrid(Recipe(scenario, split.ownership, 0)) as grid:

@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from fedsim import compare, differences
-from fedsim.dashboards import clients, communication, drawing, page, score
+from fedsim.dashboards import clients, communication, devices, drawing, page, score
 from fedsim.dashboards.panel import NothingToShow
 from fedsim.errors import OutputError
 from fedsim.results import Run, RunFolder
@@ -358,3 +358,11 @@ def test_write_page_into_something_that_is_no_folder(seeds: list[Run], tmp_path:
         page.write_page(seeds, tmp_path / "file" / "report.html")
     with pytest.raises(OutputError, match="cannot be written"):
         page.write_page(seeds, tmp_path)
+
+
+def test_devices_draws_time_energy_and_who_was_left_out(tmp_path: Path) -> None:
+    figure = devices.draw([make_run(tmp_path, [0.1, 0.5, 0.6])])
+    curves = [trace for trace in figure.data if trace.type == "scatter"]
+    assert [list(trace.y) for trace in curves] == [[60.0, 120.0], [500.0, 1000.0]]
+    bars = {trace.text: list(trace.x) for trace in figure.data if trace.type == "bar"}
+    assert bars == {"completed": [8], "late": [2]}

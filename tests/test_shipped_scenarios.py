@@ -73,6 +73,9 @@ def as_it_is(folder: Path) -> list[str]:
 
 FILES = {
     "async_vs_sync": as_it_is,
+    "devices_jetson80": embedded,
+    "devices_phones": embedded,
+    "diurnal": embedded,
     "instructions_tiny_llama": instructions,
     "krum_digits": embedded,
     "million_clients": as_it_is,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
+from fedsim.engine.blocks import Broadcast
 from fedsim.engine.grid import WorkerGrid
 from fedsim.engine.worker import Worker
+from fedsim.strategy import to_record
 
 
 class InlineGrid(WorkerGrid):
@@ -19,6 +21,10 @@ class InlineGrid(WorkerGrid):
 
     def __exit__(self, *exc: object) -> None:
         del self.worker
+
+    def broadcast(self) -> Broadcast:
+        """The initial arrays as clients would receive them."""
+        return self._encode(to_record(self.facts["arrays"]))[0]
 
     def share(self, value: Any) -> Any:
         """The value itself."""
