@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fedsim import registry
 from fedsim.clock import trip
 from fedsim.cost import Spent
 from fedsim.data import partition
@@ -109,9 +110,11 @@ def make(scenario: Scenario) -> Plan:
     """Predict what a scenario costs.
 
     Raises:
-        ScenarioError: No device of the fleet can hold the work, or none can meet the deadline.
+        ScenarioError: No device of the fleet can hold the work, or none can meet the deadline; or
+            the strategy has no rounds.
         FedsimError: The scenario cannot be built.
     """
+    _check_rounds(scenario)
     timed = scenario if scenario.devices else scenario.model_copy(update={"devices": _REFERENCE})
     cold = timed.model.model_copy(update={"warm_start": None})
     split = partition.make(timed, timed.seed)
@@ -123,6 +126,15 @@ def make(scenario: Scenario) -> Plan:
         plan = _play(scenario, probe, world)
         _check_deadline(world, [probe.report(c) for c in spread(split.num_clients, 200)])
         return plan
+
+
+def _check_rounds(scenario: Scenario) -> None:
+    if getattr(registry.find("strategies", scenario.strategy.name), "by_events", False):
+        raise ScenarioError(
+            f"only rounds can be played ahead, and strategy '{scenario.strategy.name}' has none",
+            key=("strategy",),
+            hint="A short run tells the virtual time: fedsim run ... num_rounds=20",
+        )
 
 
 def world_of(recipe: Recipe, grid: InlineGrid) -> World:

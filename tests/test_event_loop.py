@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from fedsim import partners, simulation
+from fedsim import partners, plan, simulation
 from fedsim.arrays import sha256
 from fedsim.clients.sgd import SGD
 from fedsim.data import partition
@@ -15,7 +15,7 @@ from fedsim.engine.event_loop import EventLoop
 from fedsim.engine.flights import Flight, Flights, Idle
 from fedsim.engine.inline import InlineGrid
 from fedsim.engine.worker import Recipe
-from fedsim.errors import PluginError, RunError
+from fedsim.errors import PluginError, RunError, ScenarioError
 from fedsim.seeds import Seeds
 from fedsim.strategy import to_arrays, to_record
 from tests.problems import tiny
@@ -272,6 +272,11 @@ def test_rules_of_rounds_are_refused(devices, text):
     with pytest.raises(PluginError, match=text) as caught:
         partners.check(anarchic(devices=devices or None))
     assert caught.value.key[0] in ("devices", "strategy")
+
+
+def test_a_plan_says_that_it_plays_rounds_only():
+    with pytest.raises(ScenarioError, match="only rounds can be played"):
+        plan.make(anarchic())
 
 
 def test_both_kinds_of_local_steps_are_refused():
