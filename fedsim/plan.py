@@ -26,6 +26,7 @@ from fedsim.engine.inline import InlineGrid
 from fedsim.engine.worker import Recipe
 from fedsim.engine.world import World, work_of
 from fedsim.errors import ScenarioError
+from fedsim.playing import play_updates
 from fedsim.probe import Probe, spread
 from fedsim.scenario import Scenario
 from fedsim.units import human_bytes, human_time
@@ -110,11 +111,9 @@ def make(scenario: Scenario) -> Plan:
     """Predict what a scenario costs.
 
     Raises:
-        ScenarioError: No device of the fleet can hold the work, or none can meet the deadline; or
-            the strategy has no rounds.
+        ScenarioError: No device of the fleet can hold the work, or none can meet the deadline.
         FedsimError: The scenario cannot be built.
     """
-    _check_rounds(scenario)
     timed = scenario if scenario.devices else scenario.model_copy(update={"devices": _REFERENCE})
     cold = timed.model.model_copy(update={"warm_start": None})
     split = partition.make(timed, timed.seed)
@@ -126,15 +125,6 @@ def make(scenario: Scenario) -> Plan:
         plan = _play(scenario, probe, world)
         _check_deadline(world, [probe.report(c) for c in spread(split.num_clients, 200)])
         return plan
-
-
-def _check_rounds(scenario: Scenario) -> None:
-    if getattr(registry.find("strategies", scenario.strategy.name), "by_events", False):
-        raise ScenarioError(
-            f"only rounds can be played ahead, and strategy '{scenario.strategy.name}' has none",
-            key=("strategy",),
-            hint="A short run tells the virtual time: fedsim run ... num_rounds=20",
-        )
 
 
 def world_of(recipe: Recipe, grid: InlineGrid) -> World:
@@ -220,8 +210,11 @@ def _up(value: float) -> str:
 def _play(scenario: Scenario, probe: Probe, world: World) -> Plan:
     classes = _classes(probe, world)
     holds = {c.profile: c.rows_at_once for c in classes}
+    count = min(scenario.num_rounds, MOST_ROUNDS)
+    if getattr(registry.find("strategies", scenario.strategy.name), "by_events", False):
+        return _sum_up(scenario, probe, classes, *play_updates(probe, world, count))
     records, reports_of = [], []
-    for server_round in range(1, min(scenario.num_rounds, MOST_ROUNDS) + 1):
+    for server_round in range(1, count + 1):
         reports = [probe.report(c) for c in world.offer(server_round)]
         for report in reports:
             _fit(report, holds[world.fleet.device(report.client).profile], probe)

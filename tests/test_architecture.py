@@ -26,7 +26,7 @@ LAYERS = [
     {"codecs", "task", "differences", "compare", "progress"},
     {"tasks", "client", "cost", "strategy", "event_strategy"},
     {"engine", "ledger", "checkpoint", "events"},
-    {"simulation", "listing", "plan", "probe", "templates"},
+    {"simulation", "listing", "plan", "playing", "probe", "templates"},
     {"commands"},
     {"cli"},
     {"__main__"},
