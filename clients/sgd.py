@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -38,6 +38,8 @@ class SGD(ClientMethod):
         optimizer_options: Further arguments of that class, such as ``{momentum: 0.9}``.
         local_epochs: Passes over the client's rows in a round.
         local_steps: Instead of epochs, exactly this many batches.
+        max_local_steps: Instead, a number of batches that the client draws anew each time,
+            uniformly from 1 to this ("anarchic" clients).
         batch_size: Rows in a batch.
         max_grad_norm: Clip the gradient of each batch to this L2 norm.
         learning_rate_schedule: How the rate falls over the rounds of the run; ``linear`` and
@@ -52,12 +54,17 @@ class SGD(ClientMethod):
     optimizer_options: dict[str, Any] = field(default_factory=dict)
     local_epochs: PositiveInt = 1
     local_steps: PositiveInt | None = None
+    max_local_steps: PositiveInt | None = None
     batch_size: PositiveInt = 16
     max_grad_norm: PositiveFloat | None = None
     learning_rate_schedule: Schedule = "constant"
     final_learning_rate: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.local_steps is not None and self.max_local_steps is not None:
+            raise PluginError(
+                "give local_steps or max_local_steps, never both", key=("client", "max_local_steps")
+            )
         self._check_optimizer()
         if self._is_plain:
             return
@@ -75,13 +82,28 @@ class SGD(ClientMethod):
         parameters = list(client.parameters.values())
         optimizer = self._make_optimizer(parameters, self.rate(client.round, client.num_rounds))
         losses: list[float] = []
-        for batch in client.batches(self.batch_size, self.local_epochs, self.local_steps):
+        for batch in self.batches(client):
             optimizer.zero_grad()
             losses.append(self._backward(client, batch))
             if self.max_grad_norm:
                 torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
             optimizer.step()
-        return client.update(train_loss=sum(losses) / len(losses))
+        return client.update(train_loss=sum(losses) / len(losses), local_steps=len(losses))
+
+    def rehearse(self, client: Client) -> None:
+        """Every batch once through the model, forward and backward."""
+        assert client.tally is not None
+        for batch in self.batches(client):
+            for piece, _ in client.pieces(batch):
+                client.tally.note(piece)
+
+    def batches(self, client: Client) -> Iterator[Batch]:
+        """The batches of one training."""
+        steps = self.local_steps
+        if self.max_local_steps is not None:
+            draw = torch.randint(self.max_local_steps, (), generator=client.generator)
+            steps = int(draw) + 1
+        return client.batches(self.batch_size, self.local_epochs, steps)
 
     def _backward(self, client: Client, batch: Batch) -> float:
         """Gradient of a batch, in the pieces that the device can hold; returns the loss."""

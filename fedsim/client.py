@@ -148,6 +148,13 @@ class ClientMethod(ABC):
     accumulates: ClassVar[bool] = False
     """Whether ``train`` splits batches by ``client.pieces`` for devices with little memory."""
 
+    def rehearse(self, client: Client) -> None:  # noqa: B027  (doing nothing is allowed)
+        """Note in ``client.tally`` the batches that ``train`` is going to use, or fewer.
+
+        Asynchronous runs learn from it how early an answer may come, and let clients train ahead
+        side by side. A method that notes nothing is still correct, but trains one by one.
+        """
+
     def optimizer_bytes(self, parameters: Sequence[nn.Parameter]) -> int:
         """Memory of the optimizer's state on the device."""
         return 0

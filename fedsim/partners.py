@@ -46,6 +46,8 @@ def check(scenario: Scenario) -> None:
         fleet.check(scenario.devices)
         section = scenario.devices.selection.section
         _check_section("selectors", section, ("devices", "selection"))
+    if getattr(strategy, "by_events", False):
+        _check_events(scenario)
     _check_mods(client, scenario)
     _check_kinds(client, strategy, scenario)
     _check_packing(client, scenario)
@@ -102,6 +104,37 @@ def _check_mods(client: Any, scenario: Scenario) -> None:
             f"mods wrap clients of fedsim, and '{scenario.client.name}' is a ClientApp",
             key=("mods",),
             hint="Give them to the ClientApp itself: ClientApp(mods=[...])",
+        )
+
+
+ROUND_RULES = ("deadline_s", "over_selection", "min_replies", "selection", "server.round_s")
+"""Keys of ``devices`` that are about rounds."""
+
+
+def _check_events(scenario: Scenario) -> None:
+    """An asynchronous strategy needs devices, and nothing that is about rounds."""
+    name = scenario.strategy.name
+    if scenario.devices is None:
+        raise PluginError(
+            f"strategy '{name}' has no rounds, but virtual time, and the scenario has no devices",
+            key=("strategy",),
+            hint="Add a section devices, for example devices: {mix: [{profile: phone-mid, "
+            "share: 1}]}; speed_sigma spreads the speeds",
+        )
+    given = scenario.devices.model_dump(exclude_defaults=True)
+    given |= {f"server.{key}": value for key, value in given.get("server", {}).items()}
+    for rule in ROUND_RULES:
+        if rule in given:
+            raise PluginError(
+                f"'{rule}' is a rule of rounds, which strategy '{name}' does not have",
+                key=("devices", *rule.split(".")),
+                hint="Leave it out; max_staleness of the strategy drops late answers",
+            )
+    if scenario.devices.availability.by_round:
+        raise PluginError(
+            f"this availability counts rounds, which strategy '{name}' does not have",
+            key=("devices", "availability"),
+            hint="Give slot_s, the length of a slot in seconds of virtual time",
         )
 
 

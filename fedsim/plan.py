@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fedsim import registry
 from fedsim.clock import trip
 from fedsim.cost import Spent
 from fedsim.data import partition
@@ -25,6 +26,7 @@ from fedsim.engine.inline import InlineGrid
 from fedsim.engine.worker import Recipe
 from fedsim.engine.world import World, work_of
 from fedsim.errors import ScenarioError
+from fedsim.playing import play_updates
 from fedsim.probe import Probe, spread
 from fedsim.scenario import Scenario
 from fedsim.units import human_bytes, human_time
@@ -208,8 +210,11 @@ def _up(value: float) -> str:
 def _play(scenario: Scenario, probe: Probe, world: World) -> Plan:
     classes = _classes(probe, world)
     holds = {c.profile: c.rows_at_once for c in classes}
+    count = min(scenario.num_rounds, MOST_ROUNDS)
+    if getattr(registry.find("strategies", scenario.strategy.name), "by_events", False):
+        return _sum_up(scenario, probe, classes, *play_updates(probe, world, count))
     records, reports_of = [], []
-    for server_round in range(1, min(scenario.num_rounds, MOST_ROUNDS) + 1):
+    for server_round in range(1, count + 1):
         reports = [probe.report(c) for c in world.offer(server_round)]
         for report in reports:
             _fit(report, holds[world.fleet.device(report.client).profile], probe)

@@ -232,11 +232,13 @@ class Scenario(Section):
     num_clients: PositiveInt | None = None
     """May be left out where the partitioner fixes the number (natural splits)."""
     clients_per_round: PositiveInt | None = None
-    """Clients that train in a round; all of them by default."""
+    """Clients that train in a round, or at any time under an asynchronous strategy; all of them by
+    default."""
     fraction_train: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Instead of a number, the share of clients that train in a round."""
     max_failed_fraction: Fraction = 0.5
-    """The run stops (exit code 3) when more than this share of a round's clients failed."""
+    """The run stops (exit code 3) when more than this share of a round's clients failed, or of the
+    latest 20 answers to an asynchronous strategy."""
     task: NamedPlugin
     """What is learnt from which columns; see `fedsim list tasks`."""
     model: ModelSection
@@ -246,7 +248,8 @@ class Scenario(Section):
     mods: tuple[str, ...] = ()
     """Flower client mods around training, outermost first: ``flwr.clientapp.mod:...``."""
     strategy: NamedPlugin = Plugin(name="fedavg")
-    """How the server aggregates; see `fedsim list strategies`."""
+    """How the server aggregates; see `fedsim list strategies`. An asynchronous strategy has updates
+    of the server in place of rounds, wherever a key counts rounds."""
     codec: CodecSection = CodecSection()
     devices: DevicesSection | None = None
     """What clients run on; without it, nothing is timed but the simulation itself."""

@@ -21,13 +21,16 @@ from fedsim.arrays import Arrays, conform, sha256
 from fedsim.checkpoint import Checkpoint, Checkpoints, restore_strategy
 from fedsim.data import partition
 from fedsim.engine.blocks import Report
+from fedsim.engine.event_loop import EventLoop
 from fedsim.engine.grid import WorkerGrid
 from fedsim.engine.inline import InlineGrid
 from fedsim.engine.ray_grid import Launch, RayGrid
 from fedsim.engine.states import ClientStates
+from fedsim.engine.timetable import WorldTimetable
 from fedsim.engine.worker import Recipe
-from fedsim.engine.world import World, columns
+from fedsim.engine.world import World, columns, totals
 from fedsim.errors import OutputError, PluginError, RunError
+from fedsim.event_strategy import EventStrategy
 from fedsim.events import polite_interrupt, recorded
 from fedsim.ledger import Ledger
 from fedsim.models import catalogue
@@ -147,6 +150,7 @@ class Simulation:
         self.key_metric = ("eval/loss", "min")
         self.weights: Arrays | None = None
         self.world = World.of(recipe)
+        self.events: EventLoop | None = None
         self.checkpoints = Checkpoints(folder.path, self.scenario.checkpoint.keep)
 
     def run(self, saved: Checkpoint | None) -> None:
@@ -163,6 +167,7 @@ class Simulation:
             self.key_metric = (f"eval/{name}", mode)
             self.reporter.message(describe(grid))
             connect(grid, self.strategy, self.world)
+            self.events = event_loop(grid, self.strategy, self.world)
             arrays = self.begin(grid, saved)
             first = saved.server_round + 1 if saved else 1
             for server_round in range(first, scenario.num_rounds + 1):
@@ -179,6 +184,8 @@ class Simulation:
         """Weights to start from: the initial ones, tested as round 0, or those of a checkpoint."""
         if saved is None:
             arrays = to_record(grid.facts["arrays"])
+            if isinstance(self.strategy, EventStrategy):
+                self.strategy.begin(arrays)
             self.write({"round": 0}, grid, arrays, time.perf_counter())
             return arrays
         self.records.extend(Run.open(self.folder.path).rounds)
@@ -190,14 +197,17 @@ class Simulation:
         self.weights = conform(saved.weights, grid.facts["arrays"])  # no round may be left
         if self.world:
             self.world.restore(saved.extras["world"])
+        if self.events:
+            self.events.restore(saved.extras["events"])
         return to_record(saved.weights)
 
     def save(self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord) -> None:
         """Write a checkpoint."""
         weights = to_arrays(arrays)
-        extras = {"world": self.world.checkpoint()} if self.world else {}
-        totals = self.ledger.totals
-        self.checkpoints.save(server_round, weights, self.strategy, totals, grid, extras)
+        parts = {"world": self.world, "events": self.events}
+        extras = {name: part.checkpoint() for name, part in parts.items() if part}
+        ledger = self.ledger.totals
+        self.checkpoints.save(server_round, weights, self.strategy, ledger, grid, extras)
 
     def round(
         self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord
@@ -205,12 +215,10 @@ class Simulation:
         """One round of training, and of clients' own tests when asked for."""
         # Stock strategies sample clients and draw noise from Python's and NumPy's generators.
         self.seeds.seed_globals("strategy", server_round, with_torch=False)
-        grid.offer(self.world.offer(server_round) if self.world else None)
-        messages = list(self.strategy.configure_train(server_round, arrays, ConfigRecord(), grid))
-        grid.offer(None)
-        self.reporter.round_begins(server_round, len(messages))
-        replies = grid.send_and_receive(messages)
-        aggregated, metrics = self.strategy.aggregate_train(server_round, replies)
+        if self.events:
+            aggregated, metrics = self.events.until_update(self.scenario.max_failed_fraction)
+        else:
+            aggregated, metrics = self.train(server_round, grid, arrays)
         record = self.account(server_round, grid.take_reports())
         record["clients/retried"] = grid.take_retried()
         record |= _prefixed("train/", metrics, remove="train_")
@@ -218,6 +226,17 @@ class Simulation:
         if self.scenario.evaluate.personal and self.is_tested(server_round):
             record |= self.personal_tests(server_round, grid, arrays)
         return arrays, record | self.ledger.close_round()
+
+    def train(
+        self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Send a round to its clients and aggregate what they answer."""
+        grid.offer(self.world.offer(server_round) if self.world else None)
+        messages = list(self.strategy.configure_train(server_round, arrays, ConfigRecord(), grid))
+        grid.offer(None)
+        self.reporter.round_begins(server_round, len(messages))
+        replies = grid.send_and_receive(messages)
+        return self.strategy.aggregate_train(server_round, replies)
 
     def personal_tests(self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord) -> Record:
         """Scores of the weights on clients' own test rows; what this sends is counted, too."""
@@ -240,9 +259,13 @@ class Simulation:
             "clients/completed": sum(r.status == "ok" for r in reports),
             "clients/failed": failed,
         }
-        if self.world:
+        share = failed / max(1, len(reports))
+        if self.events:
+            record |= self.events.close_round() | totals(reports)
+            share = self.events.failed_fraction
+        elif self.world:
             record |= self.world.close_round(server_round, reports)
-        if reports and failed / len(reports) > self.scenario.max_failed_fraction:
+        if share > self.scenario.max_failed_fraction:
             record |= self.ledger.close_round()
             self.records.append(record)
             self.folder.add_round(record)
@@ -329,6 +352,10 @@ def build_strategy(scenario: Scenario, num_clients: int) -> Strategy:
     if isinstance(strategy, DeltaStrategy):
         strategy.fraction_train = 1.0 if scenario.devices else cohort / num_clients
         strategy.fraction_evaluate = fraction
+        strategy.num_clients = num_clients
+        strategy.participation_rate = lambda client: cohort / num_clients
+    if isinstance(strategy, EventStrategy):
+        strategy.concurrency = cohort
         strategy.seeds = Seeds(scenario.seed)
     return strategy  # type: ignore[no-any-return]
 
@@ -338,6 +365,8 @@ def connect(grid: WorkerGrid, strategy: Strategy, world: World | None = None) ->
     grid.world = world
     if world:
         world.weight_bytes = grid.facts["weight_bytes"]
+    if world and isinstance(strategy, DeltaStrategy):
+        strategy.participation_rate = world.participation()
     grid.deltas = isinstance(strategy, DeltaStrategy)
     if isinstance(strategy, DeltaStrategy):
         strategy.initial = lambda: {n: grid.facts["arrays"][n] for n in grid.facts["parameters"]}
@@ -349,6 +378,22 @@ def connect(grid: WorkerGrid, strategy: Strategy, world: World | None = None) ->
             key=("codec", "up"),
             hint="Write error_feedback: {name: ef21, server: mirrors}",
         )
+    keeps = grid.codecs.up.stateful or grid.codecs.down.stateful or grid.planner
+    if keeps and isinstance(strategy, EventStrategy):
+        raise PluginError(
+            "error feedback, stateful codecs and L-GreCo need rounds, in which each client answers "
+            f"once; {type(strategy).__name__} has none",
+            key=("codec",),
+            hint="Take codecs without memory here",
+        )
+
+
+def event_loop(grid: WorkerGrid, strategy: Strategy, world: World | None) -> EventLoop | None:
+    """What takes the place of rounds for an asynchronous strategy."""
+    if not isinstance(strategy, EventStrategy):
+        return None
+    assert world is not None, "checked when the scenario was loaded"
+    return EventLoop(strategy, grid, WorldTimetable(world, grid, strategy.concurrency))
 
 
 def describe(grid: WorkerGrid) -> str:

@@ -48,6 +48,8 @@ ARRAYS, DELTA, CONFIG, METRICS = "arrays", "delta", "config", "metrics"
 PACKED = "packed"
 """Record of vectors that travel in place of the weights; ``arrays`` beside it costs no bytes."""
 NUM_EXAMPLES = "num-examples"
+WEIGHT = "server-weight"
+"""Record, and its only entry, by which a strategy's own weight travels with a message."""
 State = dict[str, Any]
 """What a strategy keeps between rounds: named ``Arrays``, numbers and strings."""
 _STOCK_ADDITIVE = (FedAvg, FedAvgM, FedAdam, FedAdagrad, FedYogi, FedProx)
@@ -73,12 +75,20 @@ class DeltaStrategy(Strategy):
     """Share of clients in a round; set by the engine."""
     fraction_evaluate = 0.0
     """Share of clients that test the model on their own data; set by the engine."""
+    num_clients: int | None = None
+    """All clients, present or not; set by the engine, counted on a plain Flower grid."""
     seeds = Seeds(0)
     """Streams for the choice of clients; set by the engine."""
     shares_weights: bool = True
     """Whether workers get the weights beside a packed message, or compute them from it."""
     initial: Callable[[], Arrays] | None = None
     """Gives the parameters' initial values; set by the engine."""
+    participation_rate: Callable[[int], float] | None = None
+    """True share of rounds in which a client is present; set by the engine where it is known."""
+    cohort: Mapping[int, float] = {}
+    """The round's clients with their own weights, if they have some, less those who failed."""
+    total_weight = 0.0
+    """Sum of the weights behind the mean that ``server_update`` is given."""
 
     @cached_property
     def state(self) -> State:
@@ -91,7 +101,7 @@ class DeltaStrategy(Strategy):
 
         Args:
             weights: Current global weights.
-            delta: Mean of the clients' deltas, weighted by ``num-examples``.
+            delta: Mean of the clients' deltas, weighted by ``client_weights``.
             state: This strategy's state; read and replace entries freely.
         """
 
@@ -102,28 +112,49 @@ class DeltaStrategy(Strategy):
         """
         return {}
 
+    def client_weights(
+        self, server_round: int, clients: Sequence[int]
+    ) -> Mapping[int, float] | None:
+        """Positive weights in the mean of those who were chosen; none takes ``num-examples``."""
+        return None
+
+    def correct(self, client: int, delta: Arrays, state: State) -> Arrays:
+        """What of a client's delta enters the mean; called only where ``additive`` is off."""
+        return delta
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send the weights to a uniform sample of clients."""
         self._weights = to_arrays(arrays)
         nodes = self._sample("cohort", server_round, self.fraction_train, grid)
-        return self._messages(nodes, server_round, arrays, config, MessageType.TRAIN)
+        self.cohort = dict(self.client_weights(server_round, nodes) or {})
+        packed = self._packed(server_round, nodes, arrays)
+        return to_messages(
+            nodes, server_round, arrays, config, MessageType.TRAIN, self.cohort, packed
+        )
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average deltas and metrics as replies arrive, then apply ``server_update``."""
-        mean, metrics = WeightedMean(), WeightedMetrics()
+        mean, metrics, failed = WeightedMean(), WeightedMetrics(), set()
         for reply in replies:
             if reply.has_error():
+                failed.add(reply.metadata.src_node_id)
                 continue
             numbers = next(iter(reply.content.metric_records.values()))
-            weight = float(numbers[NUM_EXAMPLES])  # type: ignore[arg-type]
-            mean.update(self._delta(reply.content), weight)
-            metrics.update(numbers, weight)
+            client, delta = reply.metadata.src_node_id, self._delta(reply.content)
+            if not self.additive:
+                delta = self.correct(client, delta, self.state)
+            examples = float(numbers[NUM_EXAMPLES])  # type: ignore[arg-type]
+            own = self.cohort.get(client, examples)
+            mean.update(delta, float(numbers.get(WEIGHT, own)))  # type: ignore[arg-type]
+            metrics.update(numbers, examples)
         if not mean.weight:
             return None, None
+        self.total_weight = mean.weight
+        self.cohort = {c: w for c, w in self.cohort.items() if c not in failed}
         updated = self.server_update(self._weights, mean.result(), self.state)
         return to_record(conform(updated, self._weights)), metrics.result()
 
@@ -135,7 +166,8 @@ class DeltaStrategy(Strategy):
             return []
         self._weights = to_arrays(arrays)
         nodes = self._sample("evaluate", server_round, self.fraction_evaluate, grid)
-        return self._messages(nodes, server_round, arrays, config, MessageType.EVALUATE)
+        packed = self._packed(server_round, nodes, arrays)
+        return to_messages(nodes, server_round, arrays, config, MessageType.EVALUATE, packed=packed)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -155,31 +187,22 @@ class DeltaStrategy(Strategy):
     def _sample(self, stream: str, server_round: int, fraction: float, grid: Grid) -> list[int]:
         nodes = grid.get_node_ids()
         nodes = nodes if isinstance(nodes, Sequence) else list(nodes)
+        self.num_clients = self.num_clients or len(nodes)
         size = min(len(nodes), max(1, round(fraction * len(nodes))))
         draw = self.seeds.numpy(stream, server_round)
         return [nodes[int(i)] for i in draw.choice(len(nodes), size, replace=False)]
 
-    def _messages(
-        self,
-        nodes: list[int],
-        server_round: int,
-        arrays: ArrayRecord,
-        config: ConfigRecord,
-        kind: str,
-    ) -> list[Message]:
-        config["server-round"] = server_round
-        packed = self.broadcasts(server_round, nodes)
-        weights = RecordDict({ARRAYS: arrays, CONFIG: config})
-        contents = {id(None): weights}
-        for arrays_sent in packed.values():
-            if id(arrays_sent) not in contents:
-                beside = {ARRAYS: arrays} if self.shares_weights else {}
-                record = RecordDict({PACKED: to_record(arrays_sent), **beside, CONFIG: config})
-                contents[id(arrays_sent)] = record
-        return [
-            Message(contents[id(packed.get(node))], dst_node_id=node, message_type=kind)
-            for node in nodes
-        ]
+    def _packed(
+        self, server_round: int, nodes: Sequence[int], arrays: ArrayRecord
+    ) -> dict[int, RecordDict]:
+        """Contents with vectors in place of the weights; one for all nodes that get the same."""
+        beside = {ARRAYS: arrays} if self.shares_weights else {}
+        sent = self.broadcasts(server_round, nodes)
+        one = {
+            id(vectors): RecordDict({PACKED: to_record(vectors), **beside})
+            for vectors in {id(v): v for v in sent.values()}.values()
+        }
+        return {node: one[id(vectors)] for node, vectors in sent.items()}
 
     def _delta(self, content: RecordDict) -> Arrays:
         if DELTA in content.array_records:
@@ -201,7 +224,7 @@ class WeightedMetrics:
     def update(self, metrics: MetricRecord, weight: float) -> None:
         """Add one record of the given weight."""
         for name, value in metrics.items():
-            if name != NUM_EXAMPLES and not isinstance(value, list):
+            if name not in (NUM_EXAMPLES, WEIGHT) and not isinstance(value, list):
                 self._sums[name] = self._sums.get(name, 0.0) + weight * value
                 self._weights[name] = self._weights.get(name, 0.0) + weight
         self.weight += weight
@@ -242,12 +265,33 @@ def to_arrays(record: ArrayRecord, copy: bool = True) -> Arrays:
     }
 
 
-def to_record(arrays: Arrays) -> ArrayRecord:
-    """Plain arrays as Flower's record."""
+def to_record(arrays: Arrays, copy: bool = True) -> ArrayRecord:
+    """Plain arrays as Flower's record; without ``copy``, if nobody will write to them."""
     record = ArrayRecord()  # its constructor would turn each array into bytes
     for name, x in arrays.items():
-        record[name] = LiveArray(np.asarray(x))
+        record[name] = LiveArray(np.array(x) if copy else np.asarray(x))
     return record
+
+
+def to_messages(
+    nodes: Sequence[int],
+    server_round: int,
+    arrays: ArrayRecord,
+    config: ConfigRecord,
+    kind: str,
+    weights: Mapping[int, float] | None = None,
+    packed: Mapping[int, RecordDict] | None = None,
+) -> list[Message]:
+    """The same content for every node, unless it has its own weight or gets packed vectors."""
+    config["server-round"] = server_round
+    shared = RecordDict({ARRAYS: arrays})
+    contents = {node: (packed or {}).get(node, shared) for node in nodes}
+    for content in {id(c): c for c in contents.values()}.values():
+        content[CONFIG] = config
+    if weights:
+        own = {node: MetricRecord({WEIGHT: weights[node]}) for node in nodes}
+        contents = {n: RecordDict({**contents[n], WEIGHT: own[n]}) for n in nodes}
+    return [Message(contents[n], dst_node_id=n, message_type=kind) for n in nodes]
 
 
 def sampling_arguments(cohort: int, evaluated: int, num_clients: int) -> dict[str, Any]:

@@ -26,9 +26,9 @@ LAYERS = [
     {"partners", "scenario"},
     {"results", "models", "data"},
     {"codecs", "feedback", "wire", "task", "differences", "compare", "progress"},
-    {"tasks", "client", "cost", "strategy"},
+    {"tasks", "client", "cost", "strategy", "event_strategy"},
     {"engine", "ledger", "checkpoint", "events"},
-    {"simulation", "listing", "plan", "probe", "templates"},
+    {"simulation", "listing", "plan", "playing", "probe", "templates"},
     {"commands"},
     {"cli"},
     {"__main__"},
@@ -102,7 +102,7 @@ def test_core_imports_point_one_way():
 @pytest.mark.parametrize("kind", ["strategies", "clients"])
 def test_plugins_import_contracts_and_siblings_only(kind):
     contracts = {"arrays", "client", "codec", "cost", "errors", "seeds", "strategy", "task", kind}
-    contracts |= {"directions", "seedpool", "projection"}
+    contracts |= {"directions", "event_strategy", "seedpool", "projection"}
     for path in (ROOT / kind).rglob("*.py"):
         assert {n.split(".")[1] for n in imports(path)} <= contracts, path
 

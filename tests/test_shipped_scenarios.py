@@ -72,6 +72,7 @@ def as_it_is(folder: Path) -> list[str]:
 
 
 FILES = {
+    "async_vs_sync": as_it_is,
     "compeft_lora": embedded,
     "devices_jetson80": embedded,
     "devices_phones": embedded,
@@ -87,6 +88,7 @@ FILES = {
     "shakespeare_roles": speeches,
     "sst2_minilm": films,
     "sst2_tiny_bert": films,
+    "unknown_participation": as_it_is,
 }
 
 

@@ -40,6 +40,7 @@ class Nodes:
 def rounds(strategy: flower.Strategy, count: int, key: str) -> Arrays:
     """Run a strategy on made-up replies: ``key`` says whether they hold weights or deltas."""
     _bind_task()
+    strategy.participation_rate = lambda client: 1.0
     current = to_record(weights())
     for server_round in range(1, count + 1):
         sent = list(strategy.configure_train(server_round, current, ConfigRecord(), Nodes()))
@@ -48,7 +49,7 @@ def rounds(strategy: flower.Strategy, count: int, key: str) -> Arrays:
             base = to_arrays(current)
             arrays = delta if key == "delta" else {k: base[k] + delta[k] for k in base}
             record = ArrayRecord({k: Array(v) for k, v in arrays.items()})
-            metrics = MetricRecord({"num-examples": n, "train_loss": 0.5 * n})
+            metrics = MetricRecord({"num-examples": n, "train_loss": 0.5 * n, "local_steps": n})
             content = RecordDict({key: record, "metrics": metrics})
             replies.append(Message(content, reply_to=message))
         aggregated, metrics = strategy.aggregate_train(server_round, replies)

@@ -54,6 +54,9 @@ class Block:
     Attributes:
         reduce: Answer with the weighted mean of the block instead of one payload per client.
         num_examples: Rows of its clients, by which the largest block goes first.
+        weights: The strategy's own weights in that mean; if empty, it is ``num_examples``.
+        start: In an asynchronous run, the number of the start; it names the random streams, since
+            a client may start several times from one version.
         budgets: Bytes of memory of each client's device; empty without devices.
         residuals: What each client's codec remembers; empty unless it is stateful.
     """
@@ -66,10 +69,21 @@ class Block:
     num_examples: int = 0
     budgets: tuple[int, ...] = ()
     residuals: tuple[Arrays | None, ...] = ()
+    weights: tuple[float, ...] = ()
+    start: int | None = None
+
+    @property
+    def draw(self) -> int:
+        """What distinguishes the clients' random draws from those at other times."""
+        return self.server_round if self.start is None else self.start
 
     def residual(self, client: int) -> Arrays:
         """What a client's codec remembers; empty before its first message."""
         return (self.residuals[self.clients.index(client)] or {}) if self.residuals else {}
+
+    def weight(self, client: int, num_examples: int) -> float:
+        """Weight of one of the block's clients in its mean."""
+        return self.weights[self.clients.index(client)] if self.weights else num_examples
 
 
 Status = Literal["ok", "failed", "oom", "dropped", "interrupted", "late", "void"]

@@ -37,16 +37,17 @@ class Downlink:
         self._sent = [0]  # bytes of all broadcasts before each one, and after the last
         self._seen: dict[int, int] = {}  # last broadcast of each client, with error feedback
 
-    def encode(self, arrays: Arrays, plan: bytes = b"") -> Broadcast:
-        """A broadcast of weights."""
-        number = len(self._sent)
+    def encode(self, arrays: Arrays, plan: bytes = b"", number: int | None = None) -> Broadcast:
+        """A broadcast of weights; its random draws depend on its number, the next by default."""
+        key = f"b{len(self._sent)}" if number is None else f"v{number}"
+        number = len(self._sent) if number is None else number
         sender = Sender(self.seeds, number, SERVER)
         base = self._reference(arrays)
         payload = self.codec.encode(arrays, self._state, sender)
         data = np.frombuffer(payload.data, dtype=np.uint8)
         parts = {**payload.parts, **({"plan": len(plan)} if plan else {})}
         self._sent.append(self._sent[-1] + payload.num_bytes)
-        return Broadcast(f"b{number}", data, parts, base, plan, number)
+        return Broadcast(key, data, parts, base, plan, number)
 
     def pack(self, vectors: Arrays) -> Broadcast:
         """A broadcast of vectors that are not shaped like the model."""

@@ -27,7 +27,16 @@ from fedsim.engine.worker import Codecs, Recipe, build_codecs
 from fedsim.errors import PayloadError, PluginError
 from fedsim.lgreco import Planner
 from fedsim.seeds import Seeds
-from fedsim.strategy import ARRAYS, DELTA, METRICS, NUM_EXAMPLES, PACKED, to_arrays, to_record
+from fedsim.strategy import (
+    ARRAYS,
+    DELTA,
+    METRICS,
+    NUM_EXAMPLES,
+    PACKED,
+    WEIGHT,
+    to_arrays,
+    to_record,
+)
 from fedsim.task import merge_totals
 from fedsim.wire import Wire, travels_packed
 
@@ -210,6 +219,23 @@ class WorkerGrid(Grid):
         """Flower's bookkeeping; unused here."""
         return None
 
+    # -- single clients, for asynchronous runs -------------------------------------------------
+
+    def encode(self, record: ArrayRecord, number: int) -> tuple[Broadcast, Arrays]:
+        """Weights as they travel, and as the server has them; equal for equal numbers."""
+        sent = conform(to_arrays(record, copy=False), self.facts["arrays"])
+        return self.downlink.encode(sent, number=number), sent
+
+    def answer(
+        self, block: Block, result: BlockResult, broadcast: Broadcast, sent: Arrays
+    ) -> Message:
+        """The reply of a block of one client; its state is kept under the block's version."""
+        (client,) = block.clients
+        message = Message(RecordDict({}), dst_node_id=client, message_type="train")
+        group = _Group("train", {}, broadcast, sent, messages={client: message})
+        self._take(block, result)
+        return next(self._answers(group, block, result, {}))
+
     # -- rounds --------------------------------------------------------------------------------
 
     def _group(self, messages: list[Message]) -> list[_Group]:
@@ -339,6 +365,7 @@ class WorkerGrid(Grid):
             num_examples=sum(len(self.recipe.ownership.train[c]) for c in clients),
             budgets=self.world.budgets(clients, server_round) if self.world else (),
             residuals=self._residuals(clients) if group.kind == "train" else (),
+            weights=_own_weights(group.messages[c] for c in clients),
         )
 
     @property
@@ -381,11 +408,11 @@ class WorkerGrid(Grid):
         for report in result.reports:
             if report.status == "ok" and report.client in result.residuals:  # the server heard it
                 residual = result.residuals[report.client]
-                self.residuals.put(report.client, residual, block.server_round)
+                self.residuals.put(report.client, residual, block.draw)
         self.peak_bytes = max(self.peak_bytes, result.peak_bytes)
         for client, state in zip(block.clients, result.states, strict=True):
             if state is not None:
-                self.states.put(client, state, block.server_round)
+                self.states.put(client, state, block.draw)
         for report in result.reports:
             if report.error:
                 log.warning(report.error)
@@ -397,8 +424,8 @@ class WorkerGrid(Grid):
         """Replies of a block; ``mean`` over all clients, if given, is what each hands over."""
         good = [r for r in result.reports if r.status == "ok"]
         for report in result.reports:
-            if report.status == "failed":
-                error = Error(code=2, reason=report.error)
+            if report.status != "ok":
+                error = Error(code=2, reason=report.error or report.status)
                 yield Message(error, reply_to=group.messages[report.client])
         if group.kind != "train":
             for report in good:
@@ -406,7 +433,9 @@ class WorkerGrid(Grid):
         elif block.reduce and good:
             assert result.mean is not None
             delta = mean or result.mean
-            yield _reply(group.messages[good[0].client], self._hand(delta, group), good)
+            weight = sum(block.weight(r.client, 0) for r in good)
+            first = group.messages[good[0].client]
+            yield _reply(first, self._hand(delta, group), good, weight)
         else:
             for report, data in zip(good, result.payloads, strict=False):
                 if mean:
@@ -438,17 +467,24 @@ class WorkerGrid(Grid):
         return cast(list[Message], self.__dict__.setdefault("_pushed_messages", []))
 
 
-def _reply(message: Message, arrays: tuple[str, Arrays] | None, reports: list[Report]) -> Message:
+def _reply(
+    message: Message,
+    arrays: tuple[str, Arrays] | None,
+    reports: list[Report],
+    weight: float = 0.0,
+) -> Message:
     """One reply for one client, or for several as one heavier client."""
     total = sum(r.num_examples for r in reports)
     metrics: dict[str, Any] = {NUM_EXAMPLES: total}
+    if weight:
+        metrics[WEIGHT] = weight
     for name in reports[0].metrics:
         if any(name not in r.metrics for r in reports):
             continue  # a mean over some of the clients would pass for one over all of them
         metrics[name] = sum(r.metrics[name] * r.num_examples for r in reports) / total
     content = RecordDict({METRICS: MetricRecord(metrics)})
     if arrays:
-        content[arrays[0]] = to_record(arrays[1])
+        content[arrays[0]] = to_record(arrays[1], copy=False)
     return Message(content, reply_to=message)
 
 
@@ -460,6 +496,12 @@ def _alike(replies: list[Message]) -> list[Message]:
         for name in set(record) - common:
             del record[name]
     return replies
+
+
+def _own_weights(messages: Iterable[Message]) -> tuple[float, ...]:
+    """The weights that the strategy gave to the clients of a block, if it gave some."""
+    records = [message.content.metric_records.get(WEIGHT) for message in messages]
+    return tuple(float(r[WEIGHT]) for r in records if r)  # type: ignore[arg-type]
 
 
 def _bind_task() -> None:

@@ -210,7 +210,8 @@ class _Actor:
 
 def _blocks(arguments: tuple[Any, ...]) -> list[Block]:
     """The blocks that a call works on; none for tests."""
-    return arguments[0] if isinstance(arguments[0], list) else []
+    first = arguments[0]
+    return first if isinstance(first, list) else [first] if isinstance(first, Block) else []
 
 
 def _size(arguments: tuple[Any, ...]) -> int:

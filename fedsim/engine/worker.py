@@ -116,7 +116,7 @@ class Worker:
                     result.reports.append(report)
                     result.states.append(None)
                     continue
-                self.seeds.seed_globals("train", block.server_round, client)
+                self.seeds.seed_globals("train", block.draw, client)
                 with self._reporting(report, block.server_round, "train"):
                     with time_limit(self.scenario.engine.client_timeout_s), self._metered(report):
                         update, state = self._train_client(client, block, received, state)
@@ -124,7 +124,7 @@ class Worker:
                     payload, kept = self._encode(update, report, block, broadcast.plan)
                     if block.reduce:
                         summand = self._summand(payload, received, residual)
-                        mean.update(summand, update.num_examples)
+                        mean.update(summand, block.weight(client, update.num_examples))
                     else:
                         result.payloads.append(payload.data)
                     if self.codecs.up.stateful:
@@ -134,6 +134,20 @@ class Worker:
         result.mean = mean.result() if mean.weight else None
         result.peak_bytes = peak_bytes()
         return result
+
+    def rehearse(self, block: Block) -> Spent:
+        """What the block's one client is going to do, if its method can tell; without doing it."""
+        if self.meter is None or self.meter.method is None:
+            return Spent()
+        (client,) = block.clients
+        with preserved_generators():
+            if not self._admits(Report(client), block.budgets[0]):
+                return Spent()
+            self.seeds.seed_globals("train", block.draw, client)
+            self._tally = Tally()
+            self.meter.method.rehearse(self._client(client, block, {}, {}))
+            with self._globals("cost", client):
+                return self.meter.spent(self._tally)
 
     def evaluate(
         self, block: Block, broadcast: Broadcast, weights: Arrays | None = None
@@ -282,7 +296,7 @@ class Worker:
             received=received,
             config=block.config,
             state=state,
-            generator=self.seeds.torch("client", block.server_round, client),
+            generator=self.seeds.torch("client", block.draw, client),
             tally=self._tally,
             rows_at_once=self._rows_at_once,
         )
@@ -292,7 +306,7 @@ class Worker:
     ) -> tuple[Payload, Arrays]:
         check_update(update, update.arrays if self._packed else self.like)
         report.metrics = check_metrics(update.metrics)
-        sender = Sender(self.seeds, block.server_round, report.client, self._plan(plan))
+        sender = Sender(self.seeds, block.draw, report.client, self._plan(plan))
         kept = dict(block.residual(report.client))
         if self.codecs.up.accumulates:
             check_weight(update, kept)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -151,16 +151,31 @@ class World:
     def follow(self, block: Block, result: BlockResult) -> None:
         """Give every client of a block its trip."""
         for report in result.reports:
-            self._travel(report, block.server_round)
+            self.travel(
+                report,
+                block.server_round,
+                start_s=self._start,
+                concurrent=self._concurrent,
+                draw=block.server_round,
+            )
 
-    def _travel(self, report: Report, server_round: int) -> None:
-        device = shared(
-            self.fleet.device(report.client, server_round), self.section, self._concurrent
-        )
+    def travel(
+        self, report: Report, server_round: int, *, start_s: float, concurrent: int, draw: int
+    ) -> None:
+        """Give a client its trip, and mark it if it does not come back.
+
+        Args:
+            report: What it did; gets the trip.
+            server_round: Decides about power mode and link.
+            start_s: When the server sent the message.
+            concurrent: Clients that share the server's bandwidth.
+            draw: Names the draw of whether it vanishes.
+        """
+        device = shared(self.fleet.device(report.client, server_round), self.section, concurrent)
         report.device = f"{device.profile}/{device.mode}" if device.mode else device.profile
         works = report.status == "ok"
-        vanish = self._vanish(report.client, server_round) if works else None
-        report.trip = self.trip(report, device, self._start, vanish)
+        vanish = self._vanish(report.client, draw) if works else None
+        report.trip = self.trip(report, device, start_s, vanish)
         report.down_bytes, report.up_bytes = report.trip.down_bytes, report.trip.up_bytes
         if works and report.trip.stopped:
             report.status = "interrupted" if vanish is None else "dropped"
@@ -184,11 +199,11 @@ class World:
         is_on = bool(process.available(ids, time, self.context)[0])
         return is_on, process.change(client, time, self.context)
 
-    def _vanish(self, client: int, server_round: int) -> float | None:
+    def _vanish(self, client: int, draw: int) -> float | None:
         """The part of its work after which a client vanishes for good; None for most."""
-        if not self.seeds.uniforms("vanish", server_round, client) < self.section.dropout:
+        if not self.seeds.uniforms("vanish", draw, client) < self.section.dropout:
             return None
-        return float(self.seeds.uniforms("vanish after", server_round, client))
+        return float(self.seeds.uniforms("vanish after", draw, client))
 
     def _settle(self, reports: Sequence[Report]) -> None:
         trips = [r.trip for r in reports if r.trip]
@@ -221,20 +236,22 @@ class World:
         self.now = self._end + self.section.server.round_s
         took, self._closed_at = self.now - self._closed_at, self.now
         worked = self._end - self._start
-        trips = [r.trip for r in reports if r.trip]
-        lost = [r for r in reports if r.status not in ("ok", "failed")]
         kept = [r.trip.elapsed_s for r in reports if r.trip and r.status == "ok"]
         return {
             "time/virtual_s": took,
             "time/virtual_s_cum": self.now,
             "time/client_wait_s": worked - math.fsum(kept) / len(kept) if kept else 0.0,
-            "energy/joules": math.fsum(t.energy_j for t in trips),
-            "energy/wasted_joules": math.fsum(r.trip.energy_j for r in lost if r.trip),
-            "comm/wasted_bytes": sum(r.up_bytes + r.down_bytes for r in lost),
-            "work/flops": sum(r.spent.flops for r in reports),
-            "mem/device_peak_bytes": max((r.spent.memory_bytes for r in reports), default=0),
-            **{f"clients/{s}": sum(r.status == s for r in reports) for s in LOST},
+            **totals(reports),
         }
+
+    def participation(self) -> Callable[[int], float] | None:
+        """Each client's share of rounds that it takes part in, where that is known."""
+        process = self.section.availability
+        if isinstance(process, Always):
+            return lambda client: self.goal / self.num_clients
+        if isinstance(process, Rated) and self.goal == self.num_clients:
+            return lambda client: float(process.share(np.array([client]), self.context)[0])
+        return None
 
     def checkpoint(self) -> dict[str, Any]:
         """Clock and memory, for a checkpoint."""
@@ -249,6 +266,19 @@ class World:
 
 LOST = ("oom", "dropped", "interrupted", "late", "void")
 """Statuses of clients that a round leaves out, beside failed ones."""
+
+
+def totals(reports: Sequence[Report]) -> dict[str, Any]:
+    """What clients spent and how many were left out, under run-folder keys."""
+    lost = [r for r in reports if r.status not in ("ok", "failed")]
+    return {
+        "energy/joules": math.fsum(r.trip.energy_j for r in reports if r.trip),
+        "energy/wasted_joules": math.fsum(r.trip.energy_j for r in lost if r.trip),
+        "comm/wasted_bytes": sum(r.up_bytes + r.down_bytes for r in lost),
+        "work/flops": sum(r.spent.flops for r in reports),
+        "mem/device_peak_bytes": max((r.spent.memory_bytes for r in reports), default=0),
+        **{f"clients/{s}": sum(r.status == s for r in reports) for s in LOST},
+    }
 
 
 def work_of(report: Report, weight_bytes: int) -> Work:
