@@ -55,7 +55,10 @@ class PlayedGrid:
         if report.status != "ok":
             return Message(Error(code=2, reason=report.status), reply_to=message)
         delta = to_record({name: np.zeros_like(x) for name, x in received.items()})
-        numbers = {NUM_EXAMPLES: report.num_examples, LOCAL_STEPS: max(1, report.spent.batches)}
+        numbers: dict[str, Any] = {
+            NUM_EXAMPLES: report.num_examples,
+            LOCAL_STEPS: max(1, report.spent.batches),
+        }
         return Message(RecordDict({DELTA: delta, METRICS: MetricRecord(numbers)}), reply_to=message)
 
 
