@@ -83,6 +83,7 @@ def _add_outcomes(figure: go.Figure, timed: Sequence) -> None:
                 bar = go.Bar(
                     x=[count],
                     y=[group.name],
+                    name=group.name,
                     orientation="h",
                     legendgroup=group.label,
                     showlegend=False,

@@ -245,9 +245,9 @@ def test_a_million_clients_cost_milliseconds(selection):
     world = World(scenario, 1_000_000, 0, Context(Seeds(0)))
     took = []
     for n in range(1, 8):
-        start = time.perf_counter()
+        start = time.process_time()
         chosen = world.offer(n)
-        took.append(time.perf_counter() - start)
+        took.append(time.process_time() - start)
         assert len(set(chosen)) == 100
         assert world.is_available(np.array(chosen), n).all()
         seen = [Outcome(c, 1.0, 10, 0.5, True) for c in chosen]
