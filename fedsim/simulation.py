@@ -354,9 +354,9 @@ def build_strategy(scenario: Scenario, num_clients: int) -> Strategy:
         strategy.fraction_evaluate = fraction
         strategy.num_clients = num_clients
         strategy.participation_rate = lambda client: cohort / num_clients
+        strategy.seeds = Seeds(scenario.seed)
     if isinstance(strategy, EventStrategy):
         strategy.concurrency = cohort
-        strategy.seeds = Seeds(scenario.seed)
     return strategy  # type: ignore[no-any-return]
 
 
