@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from fedsim.dashboards.drawing import (
+    Group,
     Values,
     band,
     by_round,
@@ -73,7 +74,7 @@ def _so_far(run: Run, key: str) -> Values:
     return {n: value for n, value in cumulative(run, key).items() if n > 0}
 
 
-def _add_outcomes(figure: go.Figure, timed: Sequence) -> None:
+def _add_outcomes(figure: go.Figure, timed: Sequence[Group]) -> None:
     """One stacked bar per group; what is left out is hatched."""
     for group in timed:
         counts = {"completed": _total(group.runs, "completed")}
