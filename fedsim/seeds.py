@@ -52,5 +52,5 @@ class Seeds:
 
             # torch.manual_seed also queues calls for accelerators, at a hundred times the price
             torch.default_generator.manual_seed(value)
-            if torch.cuda.is_initialized():
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                 torch.cuda.manual_seed(value)
