@@ -10,6 +10,7 @@ import pytest
 from fedsim.engine import ray_grid
 from fedsim.errors import RunError
 from fedsim.results import Run
+from fedsim.scenario import EngineSection
 from tests import bad_data, bad_plugins, bad_scenarios
 from tests.bad_scenarios import END, GOOD, RATE
 from tests.command import Command, real
@@ -238,8 +239,8 @@ def test_more_workers_than_processors(monkeypatch):
     monkeypatch.setattr(ray, "init", lambda **_: None)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.setattr(ray, "shutdown", lambda: stopped.append(True))
-    with pytest.raises(RunError, match="8 workers need as many CPUs; the cluster has 2"):
-        ray_grid._start("auto", 8)
+    with pytest.raises(RunError, match="8 workers with 1 CPUs each need 8; the cluster has 2"):
+        ray_grid._start(EngineSection(address="auto"), 8)
     assert stopped
 
 

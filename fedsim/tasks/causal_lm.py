@@ -224,7 +224,7 @@ class CausalLM(Objective):
         with places.quiet(), torch.no_grad(), warnings.catch_warnings():
             # peft drops the positions that generate makes for a prompt adapter, and says so
             warnings.filterwarnings("ignore", "Position ids are not supported")
-            input_ids = input_ids.to(next(model.parameters()).device)
+            input_ids = input_ids.to(getattr(model, "device", "cpu"))
             outputs: Tensor = model.generate(  # type: ignore[operator]
                 input_ids=input_ids,
                 attention_mask=torch.ones_like(input_ids),
