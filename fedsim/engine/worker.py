@@ -27,7 +27,6 @@ from fedsim.errors import ClientError, FedsimError, ModelError, ScenarioError
 from fedsim.scenario import CodecSection, Plugin, Scenario
 from fedsim.seeds import Seeds
 from fedsim.task import Task, Totals
-from fedsim.wire import Wire, travels_packed
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,7 @@ class Worker:
             self.task = Task(scenario, partition.bind(scenario, recipe.ownership), recipe.seed)
         self.like = self.task.trainable()
         self.codecs = build_codecs(scenario.codec)
-        self._packed = travels_packed(method)
-        if self._packed:
-            self.codecs = Codecs(up=Wire(), down=self.codecs.down)
+        self._packed = wire.travels_packed(method)
         self._train_client = self._plain_client if _is_plain(method, scenario) else self._app_client
         self.method = method
         self._received: tuple[str, Arrays] = ("", {})
@@ -149,16 +146,19 @@ class Worker:
     def _receive(self, broadcast: Broadcast, weights: Arrays | None) -> Arrays:
         if self._received[0] != broadcast.key:  # decoded once per worker and broadcast
             payload = Payload(memoryview(broadcast.payload))  # type: ignore[arg-type]
-            codec = Wire() if broadcast.packed else self.codecs.down
-            received = self._weights = codec.decode(payload, self.like)
-            if broadcast.packed:
+            if not broadcast.packed:
+                received = self._weights = self.codecs.down.decode(payload, self.like)
+            else:
+                received = wire.unpack(payload)
                 self._weights = self.method.receive(self.task, received, self.like, weights)
             self._received = (broadcast.key, received)
         return self._received[1]
 
     def _summand(self, payload: Payload, received: Arrays) -> Arrays:
-        arrays = self.codecs.up.decode(payload, self.like)
-        return self.method.summand(arrays, received) if self._packed else arrays
+        if not self._packed:
+            return self.codecs.up.decode(payload, self.like)
+        arrays: Arrays = self.method.summand(wire.unpack(payload), received)
+        return arrays
 
     def _plain_client(
         self, client: int, block: Block, received: Arrays, state: ClientState | None
@@ -192,7 +192,10 @@ class Worker:
 
     def _encode(self, update: Update, report: Report) -> Payload:
         check_update(update, update.arrays if self._packed else self.like)
-        payload = self.codecs.up.encode(update.arrays, {})
+        if self._packed:
+            payload = wire.pack(update.arrays)
+        else:
+            payload = self.codecs.up.encode(update.arrays, {})
         report.num_examples = update.num_examples
         report.metrics = {k: float(v) for k, v in update.metrics.items()}
         report.up_bytes, report.up_parts = payload.num_bytes, dict(payload.parts)
