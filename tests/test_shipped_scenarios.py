@@ -97,7 +97,7 @@ FILES = {
     "sst2_minilm": films,
     "sst2_minilm_full": films,
     "sst2_tiny_bert": films,
-    "zo_adamu": embedded,
+    "zo_adamu_digits": embedded,
 }
 
 
