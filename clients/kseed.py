@@ -26,7 +26,16 @@ from pydantic import PositiveFloat, PositiveInt
 from fedsim.arrays import Arrays
 from fedsim.client import Client, ClientMethod, Update
 from fedsim.clients._zeroth import Log, Walker, forward_only, slope
-from fedsim.seedpool import ACCUMULATORS, CHANGED, PROBABILITIES, SCALARS, SEEDS, SeedPool, unsigned
+from fedsim.seedpool import (
+    ACCUMULATORS,
+    CHANGED,
+    PROBABILITIES,
+    SCALARS,
+    SEEDS,
+    SeedPool,
+    fingerprint,
+    unsigned,
+)
 from fedsim.task import Task
 
 
@@ -86,7 +95,7 @@ class KSeed(ClientMethod):
         """
         pool = SeedPool.of(received)
         initial = {name: start[name] for name in task.parameters}
-        pool.check_start(initial)
+        pool.check_start(fingerprint(initial))
         if weights is not None:
             return weights
         rebuilt = pool.rebuild(initial, pool.accumulators(received), torch.get_num_threads())

@@ -99,13 +99,13 @@ class SeedPool:
         full[index] = values
         return full
 
-    def check_start(self, start: Mapping[str, NDArray[Any]]) -> None:
-        """Refuse sums that belong to another initial model.
+    def check_start(self, start: int) -> None:
+        """Refuse sums that belong to an initial model of another ``fingerprint``.
 
         Raises:
             RunError: The fingerprints differ.
         """
-        if fingerprint(start) != self.start:
+        if start != self.start:
             raise RunError(
                 "the accumulators belong to a run with other initial weights",
                 hint="Did the model's files, the scenario or a library change? Start the run anew",

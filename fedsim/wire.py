@@ -1,7 +1,7 @@
 """Messages that are not shaped like the model: named vectors of any length, packed and checked.
 
 ``seeds`` and ``projection`` methods and their strategies exchange a few vectors whose lengths
-differ from message to message. The payload describes itself: behind the common header, each vector
+differ from message to message. The message describes itself: behind a header, each vector
 has a name, a dtype, a count and a width; unsigned integers take as many bits as the largest of
 them needs, everything else its own bytes. A count is never believed beyond the bytes that are
 there.
@@ -14,69 +14,74 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from fedsim.arrays import Arrays, non_finite
-from fedsim.codec import Codec, Payload, Reader, Rest, Sender, Writer
+from fedsim.codec import Payload
 from fedsim.errors import ClientError, PayloadError
 from fedsim.partners import PACKED_KINDS
-from fedsim.payload import unframe
 
 DTYPES = ("u1", "u2", "u4", "u8", "f2", "f4", "f8")
 MAX_VECTORS = 16
 MAX_NAME = 32
+HEADER = struct.Struct("<2sBxQI")  # magic, version, length and checksum (xxh3) of the body
+MAGIC = b"fw"
+VERSION = 1
 _HEAD = struct.Struct("<BBI")  # dtype, width in bits, count; the name and its length come before
 
 
-class Wire(Codec):
-    """Packs named vectors; what comes back is equal, dtypes included.
+def pack(arrays: Arrays) -> Payload:
+    """Pack vectors in their order.
 
     >>> arrays = {"seeds": np.uint16([3, 4095]), "scalars": np.float32([0.5, -2.0])}
-    >>> payload = Wire().encode(arrays, {})
-    >>> payload.num_bytes, Wire().decode(payload, {})["seeds"].tolist()
-    (58, [3, 4095])
+    >>> payload = pack(arrays)
+    >>> payload.num_bytes, unpack(payload)["seeds"].tolist()
+    (54, [3, 4095])
     """
+    body: list[bytes] = [bytes([len(arrays)])]
+    parts = {"header": HEADER.size + 1, "indices": 0, "values": 0}
+    for name, x in arrays.items():
+        label = name.encode()
+        width = _width(x)
+        data = _pack(x, width)
+        body += [bytes([len(label)]), label, _HEAD.pack(_code(x), width, x.size), data]
+        parts["header"] += 1 + len(label) + _HEAD.size
+        parts["indices" if x.dtype.kind == "u" else "values"] += len(data)
+    return Payload(framed(b"".join(body)), parts)
 
-    lossless = True
-    contraction = True
-    unbiased = True
 
-    def pack(self, arrays: Arrays, out: Writer, state: Arrays, sender: Sender) -> Arrays:
-        """Write the vectors in their order; nothing is left."""
-        out.put(bytes([len(arrays)]), "header")
-        for name, x in arrays.items():
-            label, width = name.encode(), _width(x)
-            out.put(bytes([len(label)]) + label + _HEAD.pack(_code(x), width, x.size), "header")
-            out.put(_pack(x, width), "indices" if x.dtype.kind == "u" else "values")
-        return {}
+def framed(body: bytes) -> bytes:
+    """A body behind its header."""
+    return HEADER.pack(MAGIC, VERSION, len(body), _checksum(body)) + body
 
-    def unpack(self, body: Reader, like: Arrays, rest: Rest) -> Arrays:
-        """Read what the bytes say; ``like`` is not looked at."""
-        (count,) = body.take(1)
-        if count > MAX_VECTORS:
-            raise PayloadError(f"payload claims {count} vectors; at most {MAX_VECTORS} are sent")
-        arrays: Arrays = {}
-        for _ in range(count):
-            (length,) = body.take(1)
-            name = _text(body.take(length))
-            code, width, size = _HEAD.unpack(body.take(_HEAD.size))
-            if name in arrays or not 0 < length <= MAX_NAME or code >= len(DTYPES):
-                raise PayloadError(f"payload has a vector {name!r} twice or of an unknown kind")
-            arrays[name] = _unpack(body, np.dtype("<" + DTYPES[code]), width, size)
-        return arrays
 
-    def encode(self, arrays: Arrays, state: Arrays, sender: Sender | None = None) -> Payload:
-        """Pack the vectors."""
-        out = Writer()
-        self.pack(arrays, out, state, sender or Sender())
-        return out.payload(self.signature, {})
+def unpack(payload: Payload) -> Arrays:
+    """The vectors of a payload, dtypes included.
 
-    def decode(self, payload: Payload, like: Arrays) -> Arrays:
-        """Unpack what the bytes say; ``like`` is not looked at."""
-        body = Reader(unframe(self.signature, payload, {}))
-        arrays = self.unpack(body, {}, body.arrays)
-        body.finish()
-        return arrays
+    Raises:
+        PayloadError: The bytes are cut, altered, or no message of this form.
+    """
+    data = bytes(payload.data)
+    if len(data) < HEADER.size:
+        raise PayloadError(f"message of {len(data)} bytes is shorter than its header")
+    magic, version, length, checksum = HEADER.unpack_from(data)
+    body = data[HEADER.size :]
+    if magic != MAGIC or version != VERSION:
+        raise PayloadError("message has no packed vectors of this version")
+    if length != len(body) or checksum != _checksum(body):
+        raise PayloadError("message is truncated or altered (length or checksum)")
+    try:
+        arrays, end = _unpack_all(body)
+    except (struct.error, IndexError, UnicodeDecodeError):
+        raise PayloadError("message ends inside a vector") from None
+    if end != len(body):
+        raise PayloadError(f"message has {len(body) - end} bytes too many")
+    return arrays
+
+
+def _checksum(body: bytes) -> int:
+    return xxhash.xxh3_64_intdigest(body) & 0xFFFFFFFF
 
 
 def travels_packed(method: Any) -> bool:
@@ -126,21 +131,34 @@ def _pack(x: NDArray[Any], width: int) -> bytes:
     return np.packbits(bits, bitorder="little").tobytes()
 
 
-def _text(data: memoryview) -> str:
-    try:
-        return bytes(data).decode()
-    except UnicodeDecodeError:
-        raise PayloadError("payload has a vector whose name is no text") from None
+def _unpack_all(body: bytes) -> tuple[Arrays, int]:
+    arrays: Arrays = {}
+    count, position = body[0], 1
+    if count > MAX_VECTORS:
+        raise PayloadError(f"message claims {count} vectors; at most {MAX_VECTORS} are sent")
+    for _ in range(count):
+        length = body[position]
+        name = body[position + 1 : position + 1 + length].decode()
+        position += 1 + length
+        code, width, size = _HEAD.unpack_from(body, position)
+        position += _HEAD.size
+        if name in arrays or not 0 < length <= MAX_NAME or code >= len(DTYPES):
+            raise PayloadError(f"message has a vector {name!r} twice or of an unknown kind")
+        arrays[name], position = _unpack(body, position, np.dtype("<" + DTYPES[code]), width, size)
+    return arrays, position
 
 
-def _unpack(body: Reader, dtype: np.dtype[Any], width: int, size: int) -> NDArray[Any]:
+def _unpack(
+    body: bytes, start: int, dtype: np.dtype[Any], width: int, size: int
+) -> tuple[NDArray[Any], int]:
     full = dtype.itemsize * 8
-    if not 0 < width <= full or (dtype.kind != "u" and width != full):
-        raise PayloadError(f"payload claims values of {width} bits")
-    data = body.take(-(-size * width // 8))
+    end = start + -(-size * width // 8)
+    if end > len(body) or not 0 < width <= full or (dtype.kind != "u" and width != full):
+        raise PayloadError(f"message claims {size} values of {width} bits in too few bytes")
     if width == full:
-        return np.frombuffer(data, dtype, size)
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=size * width, bitorder="little")
+        return np.frombuffer(body, dtype, size, start), end
+    packed = np.frombuffer(body, np.uint8, end - start, start)
+    bits = np.unpackbits(packed, count=size * width, bitorder="little").reshape(size, width)
     raw = np.zeros((size, full), np.uint8)
-    raw[:, :width] = bits.reshape(size, width)
-    return np.packbits(raw, axis=1, bitorder="little").view(dtype).reshape(size)
+    raw[:, :width] = bits
+    return np.packbits(raw, axis=1, bitorder="little").view(dtype).reshape(size), end

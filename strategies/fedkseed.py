@@ -129,7 +129,7 @@ class FedKSeed(DeltaStrategy):
     def _delta(self, content: RecordDict) -> Arrays:
         records = content.array_records
         update = to_arrays(records[DELTA] if DELTA in records else next(iter(records.values())))
-        sums = self._pool().dense(update)
+        sums = self._any_pool(start=0).dense(update)
         if self.pro:
             self._remember(update)
         return {ACCUMULATORS: sums}
@@ -171,7 +171,10 @@ class FedKSeed(DeltaStrategy):
         start = fingerprint(self._initial())
         known = self.state.setdefault("pool", {"start": start, "version": VERSION})
         check_version(known["version"])
-        master = self.seeds.integer("seed-pool")
-        pool = SeedPool(master, self.num_seeds, self.learning_rate, self.directions, known["start"])
-        pool.check_start(self._initial())
+        pool = self._any_pool(known["start"])
+        pool.check_start(start)
         return pool
+
+    def _any_pool(self, start: int) -> SeedPool:
+        master = self.seeds.integer("seed-pool")
+        return SeedPool(master, self.num_seeds, self.learning_rate, self.directions, start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from torch import nn
 
@@ -31,6 +32,29 @@ def logistic(features: int = 4, classes: int = 3) -> nn.Module:
 def perceptron(features: int = 4, classes: int = 3, hidden: int = 8) -> nn.Module:
     """One hidden layer."""
     return nn.Sequential(nn.Linear(features, hidden), nn.Tanh(), nn.Linear(hidden, classes))
+
+
+def mixture(noise: float = 1.8) -> dict[str, Dataset]:
+    """Ten Gaussian classes in 32 dimensions: 4000 rows to train on and 2000 to test."""
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(10, 32))
+    parts = {}
+    for name, rows in (("train", 4000), ("test", 2000)):
+        labels = rng.integers(0, 10, rows)
+        x = centers[labels] + noise * rng.normal(size=(rows, 32))
+        parts[name] = Dataset.from_dict({"features": x.astype(np.float32), "label": labels})
+    return parts
+
+
+def small_network() -> nn.Module:
+    """32 -> tanh 32 -> 10 with 1386 parameters, the same in every run."""
+    rng = np.random.default_rng(1)
+    network = perceptron(32, 10, 32)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            values = rng.normal(size=tuple(parameter.shape)) / 6
+            parameter.copy_(torch.from_numpy(values * (parameter.dim() > 1)))
+    return network
 
 
 def tiny(**changes: Any) -> Scenario:

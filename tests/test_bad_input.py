@@ -100,7 +100,7 @@ def test_a_scenario_that_is_not_there(fedsim):
     write(GOOD, "mine.yaml")
     paragraph = fedsim.refuses("run", "quikstart")
     assert paragraph.startswith("quikstart: there is no such scenario file. Did you mean")
-    assert "'quickstart'? Give a YAML file or a shipped scenario: compeft_lora" in paragraph
+    assert "'quickstart'? Give a YAML file or a shipped scenario: async_vs_sync" in paragraph
     assert "Did you mean 'mine.yaml'?" in fedsim.refuses("run", "mine.yml")
     assert fedsim.refuses("run", ".").startswith(".: is a folder, not a file. Give a YAML file")
 

@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from fedsim import registry, simulation
+from fedsim import registry, simulation, wire
 from fedsim.data import partition
 from fedsim.engine.blocks import Block, Broadcast
 from fedsim.engine.worker import Recipe, Worker
 from fedsim.errors import PluginError
 from fedsim.task import num_rows
-from fedsim.wire import Wire
 from tests.problems import tiny
 
 NAMES = list(registry.available("clients"))
@@ -30,7 +29,7 @@ def broadcast(of: Worker) -> Broadcast:
         return Broadcast("b", np.frombuffer(payload.data, np.uint8), payload.parts)
     strategy = registry.build("strategies", {"name": STRATEGIES[of.method.sends]})
     strategy.initial, strategy._weights = lambda: of.like, of.like
-    payload = Wire().encode(strategy.broadcasts(1, [0])[0], {})
+    payload = wire.pack(strategy.broadcasts(1, [0])[0])
     return Broadcast("b", np.frombuffer(payload.data, np.uint8), payload.parts, packed=True)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from flwr.app import MetricRecord, RecordDict
 
-from fedsim import registry, simulation
+from fedsim import registry, simulation, wire
 from fedsim.checkpoint import Checkpoints
 from fedsim.client import Client
 from fedsim.clients._zeroth import Walker, forward_only, slope
@@ -18,9 +18,9 @@ from fedsim.errors import PluginError
 from fedsim.seedpool import SeedPool, fingerprint
 from fedsim.seeds import Seeds
 from fedsim.strategy import DELTA, to_record
-from fedsim.wire import Wire
-from tests.engine.runs import comparable, recipe, stopped
 from tests.problems import tiny
+from tests.test_engine import comparable, recipe
+from tests.test_resume import stopped
 
 CLIENT = {"name": "kseed", "local_steps": 12, "batch_size": 8}
 STRATEGY = {"name": "fedkseed", "num_seeds": 64, "learning_rate": 0.02}
@@ -51,8 +51,7 @@ def reply(update, num_examples: int = 1) -> SimpleNamespace:
     content = RecordDict(
         {DELTA: to_record(update), "m": MetricRecord({"num-examples": num_examples})}
     )
-    sender = SimpleNamespace(src_node_id=0)
-    return SimpleNamespace(content=content, metadata=sender, has_error=lambda: False)
+    return SimpleNamespace(content=content, has_error=lambda: False)
 
 
 def pairs(seeds, scalars):
@@ -296,8 +295,8 @@ def test_4096_seeds_and_200_steps_stay_below_18_kilobytes(tmp_path, hidden):
     run = simulation.run(tiny(**plan, num_rounds=1), out=tmp_path)
     (row,) = run.clients
     dense = pool(4096).message(np.ones(4096, np.float32))
-    down = Wire().encode(dense, {}).num_bytes
-    assert row["up_bytes"] == 20 + 1 + (7 + 5) + (7 + 7) + 300 + 800
+    down = wire.pack(dense).num_bytes
+    assert row["up_bytes"] == 16 + 1 + (7 + 5) + (7 + 7) + 300 + 800
     assert 4 * 4096 < down <= 4 * 4096 + 120
     assert row["up_bytes"] + max(down, row["down_bytes"]) < 18_000
 

@@ -5,16 +5,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fedsim import projection, registry, simulation
+from fedsim import projection, registry, simulation, wire
 from fedsim.arrays import Arrays
 from fedsim.directions import Directions
 from fedsim.engine.inline import InlineGrid
 from fedsim.errors import ClientError, PluginError, RunError
 from fedsim.projection import Basis, Step, allocate, choose, coefficients, cut
-from fedsim.wire import Wire
-from tests.engine.runs import comparable, recipe, stopped
 from tests.problems import tiny
+from tests.test_engine import comparable, recipe
 from tests.test_fedkseed import final_weights
+from tests.test_resume import stopped
 
 CLIENT = {"name": "ferret", "learning_rate": 0.1, "batch_size": 8}
 STRATEGY = {"name": "ferret", "num_bases": 64}
@@ -224,8 +224,8 @@ def test_what_was_missed_can_be_replayed_and_weights_travel_when_shorter():
     weights = {name: x.copy() for name, x in start.items()}
     for step in steps:
         step.apply(weights, cut(start))
-    payload = Wire().encode(projection.pack_steps(steps), {})
-    missed = projection.unpack_steps(Wire().decode(payload, {}), 2, 8)
+    payload = wire.pack(projection.pack_steps(steps))
+    missed = projection.unpack_steps(wire.unpack(payload), 2, 8)
     mine = {name: x.copy() for name, x in start.items()}
     missed.apply(mine, cut(start))
     for name in start:

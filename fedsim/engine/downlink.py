@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from fedsim import wire
 from fedsim.arrays import Arrays, num_bytes
 from fedsim.chain import Compensated, memory_of
 from fedsim.codec import HEADER, SERVER, Codec, Sender
 from fedsim.engine.blocks import Broadcast, Report
 from fedsim.seeds import Seeds
-from fedsim.wire import Wire
 
 
 class Downlink:
@@ -52,7 +52,7 @@ class Downlink:
     def pack(self, vectors: Arrays) -> Broadcast:
         """A broadcast of vectors that are not shaped like the model."""
         number = len(self._sent)
-        payload = Wire().encode(vectors, {})
+        payload = wire.pack(vectors)
         self._sent.append(self._sent[-1] + payload.num_bytes)
         data = np.frombuffer(payload.data, dtype=np.uint8)
         return Broadcast(f"b{number}", data, payload.parts, number=number, packed=True)

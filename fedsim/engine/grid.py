@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from fedsim import registry
+from fedsim import registry, wire
 from fedsim.arrays import Arrays, add, conform
 from fedsim.codec import Payload
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report, cut
@@ -38,7 +38,6 @@ from fedsim.strategy import (
     to_record,
 )
 from fedsim.task import merge_totals
-from fedsim.wire import Wire, travels_packed
 
 if TYPE_CHECKING:
     from fedsim.engine.world import World
@@ -97,8 +96,7 @@ class WorkerGrid(Grid):
         _bind_task()
         self.recipe = recipe
         self.codecs: Codecs = build_codecs(recipe.scenario.codec)
-        if travels_packed(registry.find("clients", recipe.scenario.client.name)):
-            self.codecs = Codecs(up=Wire(), down=self.codecs.down)
+        self._packed = wire.travels_packed(registry.find("clients", recipe.scenario.client.name))
         self.on_reply = on_reply
         self.num_clients = len(recipe.ownership.train)
         self.reports: list[Report] = []
@@ -441,14 +439,17 @@ class WorkerGrid(Grid):
                 if mean:
                     yield _reply(group.messages[report.client], self._hand(mean, group), [report])
                     continue
-                before = block.residual(report.client)
                 try:
-                    like = None if group.broadcast.packed else group.sent
-                    delta = decode_update(self.codecs.up, Payload(data), like, before)
+                    delta = self._decoded(group, block, report, Payload(data))
                 except PayloadError as problem:
                     yield self._reject(block, group, report, problem)
                     continue
                 yield _reply(group.messages[report.client], self._hand(delta, group), [report])
+
+    def _decoded(self, group: _Group, block: Block, report: Report, payload: Payload) -> Arrays:
+        if self._packed:
+            return wire.unpack(payload)
+        return decode_update(self.codecs.up, payload, group.sent, block.residual(report.client))
 
     def _reject(
         self, block: Block, group: _Group, report: Report, problem: PayloadError

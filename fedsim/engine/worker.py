@@ -35,7 +35,6 @@ from fedsim.errors import ClientError, FedsimError, ModelError, PluginError, Sce
 from fedsim.scenario import CodecSection, Scenario
 from fedsim.seeds import Seeds
 from fedsim.task import Task, Totals
-from fedsim.wire import Wire, travels_packed
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,7 @@ class Worker:
         self.like = self.task.trainable()
         self.codecs = build_codecs(scenario.codec)
         self.codecs.check(self.like)
-        self._packed = travels_packed(method)
-        if self._packed:
-            self.codecs = Codecs(up=Wire(), down=self.codecs.down)
+        self._packed = wire.travels_packed(method)
         self._train_client = self._plain_client if _is_plain(method, scenario) else self._app_client
         self.method = method
         # Devices' work is metered client by client.
@@ -231,20 +228,21 @@ class Worker:
     def _receive(self, broadcast: Broadcast, weights: Arrays | None) -> Arrays:
         if self._received[0] != broadcast.key:  # decoded once per worker and broadcast
             payload = Payload(memoryview(broadcast.payload))  # type: ignore[arg-type]
-            codec = Wire() if broadcast.packed else self.codecs.down
-            received = codec.decode(payload, self.like)
-            if broadcast.base is not None:
-                received = add(broadcast.base, received)
-            self._weights = received
             if broadcast.packed:
+                received = wire.unpack(payload)
                 self._weights = self.method.receive(self.task, received, self.like, weights)
+            else:
+                received = self.codecs.down.decode(payload, self.like)
+                if broadcast.base is not None:
+                    received = add(broadcast.base, received)
+                self._weights = received
             self._received = (broadcast.key, received)
         return self._received[1]
 
     def _summand(self, payload: Payload, received: Arrays, residual: Arrays) -> Arrays:
         """What a client adds to the mean of its block."""
         if self._packed:
-            summand: Arrays = self.method.summand(self.codecs.up.decode(payload, {}), received)
+            summand: Arrays = self.method.summand(wire.unpack(payload), received)
             return summand
         return decode_update(self.codecs.up, payload, self.like, residual)
 
@@ -310,7 +308,10 @@ class Worker:
         kept = dict(block.residual(report.client))
         if self.codecs.up.accumulates:
             check_weight(update, kept)
-        payload = self.codecs.up.encode(update.arrays, kept, sender)
+        if self._packed:
+            payload = wire.pack(update.arrays)
+        else:
+            payload = self.codecs.up.encode(update.arrays, kept, sender)
         report.num_examples = update.num_examples
         report.up_bytes, report.up_parts = payload.num_bytes, dict(payload.parts)
         return payload, kept

@@ -1,0 +1,85 @@
+"""``python -m tests.bench.zeroth``: what a zeroth-order step costs beside forward passes.
+
+A BERT of MiniLM's shape (6 layers of width 384, 22.7 million parameters, all of them trained),
+random weights, one thread. Memory is the growth of the largest resident set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from types import SimpleNamespace
+
+import torch
+
+from fedsim.client import Client
+from fedsim.clients._zeroth import Walker, forward_only
+from fedsim.directions import Kind
+
+
+def client(rows: int, tokens: int) -> tuple[Client, dict[str, torch.Tensor]]:
+    """A client around a model of MiniLM's shape, and a batch."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    )
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config)
+    batch = {
+        "input_ids": torch.randint(0, 30_000, (rows, tokens)),
+        "labels": torch.zeros(rows).long(),
+    }
+    task = SimpleNamespace(
+        model=model, parameters=dict(model.named_parameters()), loss=lambda b: model(**b).loss
+    )
+    view = Client(0, 1, 1, task, {}, {}, {}, torch.Generator())  # type: ignore[arg-type]
+    return view, batch
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Print times of a forward pass and of a step, and their ratio."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.zeroth", description=__doc__)
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    view, batch = client(arguments.rows, arguments.tokens)
+    with forward_only(view):
+        forward = _best(lambda: view.loss(batch).item(), arguments.repeats)
+        before = peak_mb()
+        kinds: tuple[Kind, ...] = ("gaussian", "rademacher")
+        for kind in kinds:
+            walker = Walker(view, kind, 1e-3, exact=False)
+
+            def step(w: Walker = walker) -> None:
+                above, below = w.probe(batch, 7)
+                w.move({7: -1e-6 * (above - below)})
+
+            cost = _best(step, arguments.repeats)
+            print(
+                f"{arguments.rows} x {arguments.tokens} tokens, {kind:10}: forward "
+                f"{forward:.3f} s, step {cost:.3f} s = {cost / forward:.2f} forward passes; "
+                f"peak {before:.0f} MB forward, {peak_mb():.0f} MB with steps"
+            )
+
+
+def _best(work, repeats: int) -> float:  # type: ignore[no-untyped-def]
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+if __name__ == "__main__":
+    main()
