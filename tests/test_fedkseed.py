@@ -18,9 +18,8 @@ from fedsim.errors import PluginError
 from fedsim.seedpool import SeedPool, fingerprint
 from fedsim.seeds import Seeds
 from fedsim.strategy import DELTA, to_record
+from tests.engine.runs import comparable, recipe, stopped
 from tests.problems import tiny
-from tests.test_engine import comparable, recipe
-from tests.test_resume import stopped
 
 CLIENT = {"name": "kseed", "local_steps": 12, "batch_size": 8}
 STRATEGY = {"name": "fedkseed", "num_seeds": 64, "learning_rate": 0.02}

@@ -11,10 +11,9 @@ from fedsim.directions import Directions
 from fedsim.engine.inline import InlineGrid
 from fedsim.errors import ClientError, PluginError, RunError
 from fedsim.projection import Basis, Step, allocate, choose, coefficients, cut
+from tests.engine.runs import comparable, recipe, stopped
 from tests.problems import tiny
-from tests.test_engine import comparable, recipe
 from tests.test_fedkseed import final_weights
-from tests.test_resume import stopped
 
 CLIENT = {"name": "ferret", "learning_rate": 0.1, "batch_size": 8}
 STRATEGY = {"name": "ferret", "num_bases": 64}
