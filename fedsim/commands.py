@@ -84,11 +84,11 @@ def validate(name: str, overrides: Sequence[str]) -> None:
     """Check everything that can be checked without training."""
     scenario = _load(name, overrides)
     from fedsim import plan as planning
+    from fedsim.assembly import build_strategy, describe
     from fedsim.data import partition
     from fedsim.engine.inline import InlineGrid
     from fedsim.engine.worker import Recipe
     from fedsim.models import warm_start
-    from fedsim.simulation import build_strategy, describe
 
     with _located(scenario):
         _check_files(scenario)

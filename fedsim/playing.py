@@ -9,6 +9,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
 
 from fedsim.arrays import Arrays
+from fedsim.assembly import build_strategy
 from fedsim.cost import Spent
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report
 from fedsim.engine.event_loop import EventLoop
@@ -18,7 +19,6 @@ from fedsim.engine.timetable import WorldTimetable
 from fedsim.engine.world import World, totals
 from fedsim.event_strategy import LOCAL_STEPS
 from fedsim.probe import Probe
-from fedsim.simulation import build_strategy
 from fedsim.strategy import DELTA, METRICS, NUM_EXAMPLES, to_record
 
 

@@ -8,7 +8,7 @@ PLUGINS: dict[str, Change] = {
     "an unknown strategy": (
         STRATEGY,
         "  name: fedavgmm  # <-\n",
-        ("there is no strategy called 'fedavgmm'", "Did you mean 'fedavgm'?", "Known: fedadagrad"),
+        ("there is no strategy called 'fedavgmm'", "Did you mean 'fedavgm'?", "Known: afa_cd"),
     ),
     "an unknown client": (
         "name: sgd",

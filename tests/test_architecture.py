@@ -28,6 +28,7 @@ LAYERS = [
     {"codecs", "feedback", "wire", "task", "differences", "compare", "progress"},
     {"tasks", "client", "cost", "strategy", "event_strategy"},
     {"engine", "ledger", "checkpoint", "events"},
+    {"assembly"},
     {"simulation", "listing", "plan", "playing", "probe", "templates"},
     {"commands"},
     {"cli"},

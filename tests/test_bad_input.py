@@ -127,7 +127,7 @@ def test_a_parent_that_is_not_there(fedsim, name):
     write(GOOD, "parent.yaml")
     paragraph = fedsim.refuses("validate", write(f"name: x\nextends: {name}\n"))
     assert paragraph.startswith("bad.yaml:2: 'extends' names ")
-    assert "Shipped: base/digits_cnn.yaml" in paragraph
+    assert "Shipped: async_vs_sync.yaml" in paragraph
 
 
 def test_a_parent_with_a_typo(fedsim):

@@ -10,7 +10,7 @@ from fedsim.clients.sgd import SGD
 from fedsim.cost import Meter, Tally, counted, measure, optimizer_bytes
 from fedsim.data import partition
 from fedsim.engine.inline import InlineGrid
-from fedsim.simulation import Recipe
+from fedsim.engine.worker import Recipe
 from tests.problems import tiny
 
 TX2_FLOPS = 345e9

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from fedsim import partners, plan, simulation
+from fedsim import assembly, partners, plan, simulation
 from fedsim.arrays import sha256
 from fedsim.clients.sgd import SGD
 from fedsim.data import partition
@@ -110,8 +110,8 @@ def updates(scenario, count: int, duration=heavy_tailed, tightness=1.0, cut_at=N
     with InlineGrid(Recipe(scenario, split.ownership, scenario.seed)) as grid:
 
         def fresh():
-            strategy = simulation.build_strategy(scenario, grid.num_clients)
-            simulation.connect(grid, strategy)
+            strategy = assembly.build_strategy(scenario, grid.num_clients)
+            assembly.connect(grid, strategy)
             strategy.begin(to_record(grid.facts["arrays"]))
             timetable = Fixed(grid.num_clients, duration, tightness)
             return strategy, EventLoop(strategy, grid, timetable)
@@ -153,8 +153,8 @@ def test_equal_durations_and_a_buffer_for_all_are_fedavg():
     scenario = tiny(client=client)
     split = partition.make(scenario, scenario.seed)
     with InlineGrid(Recipe(scenario, split.ownership, scenario.seed)) as grid:
-        average = simulation.build_strategy(scenario, grid.num_clients)
-        simulation.connect(grid, average)
+        average = assembly.build_strategy(scenario, grid.num_clients)
+        assembly.connect(grid, average)
         result = average.start(grid, to_record(grid.facts["arrays"]), num_rounds=3)
     for name, x in to_arrays(result.arrays).items():
         np.testing.assert_allclose(found[-1][name], x, rtol=1e-5, atol=1e-6)

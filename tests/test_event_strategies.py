@@ -6,7 +6,7 @@ from flwr.app import Error, Message, MetricRecord, RecordDict
 
 from fedsim import registry
 from fedsim.arrays import Arrays
-from fedsim.engine.grid import _bind_task
+from fedsim.engine.messages import bind_task
 from fedsim.errors import PluginError, RunError
 from fedsim.event_strategy import EventStrategy, with_base
 from fedsim.strategy import DELTA, to_arrays, to_record
@@ -17,7 +17,7 @@ RATE = 0.1
 
 
 def build(name: str, x: float = 0.0, num_clients: int = 2, **options) -> EventStrategy:
-    _bind_task()
+    bind_task()
     strategy = registry.build("strategies", {"name": name, **options})
     strategy.num_clients = num_clients
     strategy.begin(to_record({"x": np.float64([x])}))
@@ -241,7 +241,7 @@ class Pulling:
 
 @pytest.mark.parametrize("name", ["fedasync", "fedbuff", "afa_cd", "afa_cs"])
 def test_start_works_on_a_plain_flower_grid(name):
-    _bind_task()
+    bind_task()
     strategy = registry.build("strategies", {"name": name})
     start = {"x": np.float64([0.0])}
     seen = []
@@ -257,7 +257,7 @@ def test_start_works_on_a_plain_flower_grid(name):
 
 
 def test_start_gives_up_when_nobody_answers(monkeypatch):
-    _bind_task()
+    bind_task()
     strategy = registry.build("strategies", {"name": "fedasync"})
     grid = Pulling({"x": np.zeros(1)})
     grid.silent = True

@@ -50,7 +50,8 @@ def reply(update, num_examples: int = 1) -> SimpleNamespace:
     content = RecordDict(
         {DELTA: to_record(update), "m": MetricRecord({"num-examples": num_examples})}
     )
-    return SimpleNamespace(content=content, has_error=lambda: False)
+    sender = SimpleNamespace(src_node_id=0)
+    return SimpleNamespace(content=content, metadata=sender, has_error=lambda: False)
 
 
 def pairs(seeds, scalars):

@@ -6,7 +6,7 @@ from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from fedsim import registry, simulation
 from fedsim.arrays import Arrays
-from fedsim.engine.grid import _bind_task
+from fedsim.engine.messages import bind_task
 from fedsim.errors import PluginError
 from fedsim.strategies.fedau import Gaps
 from fedsim.strategy import DeltaStrategy, to_arrays, to_record
@@ -33,7 +33,7 @@ def build(name: str, num_clients: int, **options) -> DeltaStrategy:
 
 def one_round(strategy, server_round: int, w: Arrays, deltas: dict[int, float], failed=()):
     """One round with the given clients, of whom some fail."""
-    _bind_task()
+    bind_task()
     if not deltas:
         return w
     grid = Present(list(deltas))

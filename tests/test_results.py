@@ -43,6 +43,8 @@ def test_summary_of_known_numbers(tmp_path: Path) -> None:
     }
     assert summary["totals"] == {
         "comm/up_bytes": 2000,
+        "comm/up_header_bytes": 200,
+        "comm/up_values_bytes": 1800,
         "comm/down_bytes": 4000,
         "time/wall_s": 3.0,
         "time/virtual_s": 120.0,

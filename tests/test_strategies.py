@@ -7,7 +7,7 @@ from flwr.serverapp import strategy as flower
 
 from fedsim import registry
 from fedsim.arrays import Arrays
-from fedsim.engine.grid import _bind_task
+from fedsim.engine.messages import bind_task
 from fedsim.strategy import DeltaStrategy, is_additive, to_arrays, to_record
 
 NAMES = [
@@ -39,7 +39,7 @@ class Nodes:
 
 def rounds(strategy: flower.Strategy, count: int, key: str) -> Arrays:
     """Run a strategy on made-up replies: ``key`` says whether they hold weights or deltas."""
-    _bind_task()
+    bind_task()
     strategy.participation_rate = lambda client: 1.0
     current = to_record(weights())
     for server_round in range(1, count + 1):

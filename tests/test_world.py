@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from fedsim import simulation
+from fedsim import assembly, simulation
 from fedsim.availability import Context
 from fedsim.engine.inline import InlineGrid
 from fedsim.engine.world import World
@@ -92,8 +92,8 @@ def test_late_clients_do_not_move_the_weights(tmp_path):
     late = run(tmp_path, num_rounds=1, devices={"deadline_s": 0.05})
     kept = [r["client"] for r in rows(late) if r["status"] == "ok"]
     with InlineGrid(recipe_of(tiny())) as grid:
-        strategy = simulation.build_strategy(tiny(), 6)
-        simulation.connect(grid, strategy)
+        strategy = assembly.build_strategy(tiny(), 6)
+        assembly.connect(grid, strategy)
         grid.reduce = False  # as where clients may be left out
         grid.offer(kept)
         arrays = simulation.to_record(grid.facts["arrays"])

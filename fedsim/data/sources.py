@@ -46,7 +46,7 @@ def load_rows(section: DataSection) -> Rows:
         DataError: A file is missing or unreadable, a split is not there or has no rows, the Hub
             cannot be reached, or the user's function failed.
     """
-    _check_files(section)
+    check_files(section)
     whole = _load_splits(section)
     train = splits.ranges(whole, section.train_split, "train_split")
     if not _has_test(section, whole):
@@ -88,7 +88,12 @@ def _file_key(section: DataSection, file: str) -> tuple[str | int, ...]:
     return ("data", "data_files" if section.data_files else "data_dir")
 
 
-def _check_files(section: DataSection) -> None:
+def check_files(section: DataSection) -> None:
+    """Refuse files that are not there or empty, before anything is read.
+
+    Raises:
+        DataError: With the key that names the file.
+    """
     if section.path in (*FORMATS, "idx") and not _files(section):
         folder = " (or data_dir)" if section.path == "idx" else ""
         raise DataError(

@@ -21,6 +21,9 @@ from fedsim.cost import Spent
 BLOCKS_PER_ROUND = 16
 """A cohort is cut into at most this many blocks: enough to balance eight workers."""
 
+CALL_S = 0.05
+"""Blocks go to a worker together as long as they take no more than this, by the last pace."""
+
 ClientState = Any
 """What a client keeps between participations: ``Arrays``, or Flower's ``RecordDict`` for apps."""
 
@@ -146,3 +149,13 @@ def cut(items: Sequence[int], least: int = 1) -> list[Sequence[int]]:
     count = min(len(items), BLOCKS_PER_ROUND, max(1, len(items) // least))
     bounds = [-(-len(items) * i // count) for i in range(count + 1)] if count else []
     return [items[a:b] for a, b in pairwise(bounds)]
+
+
+def bundled(blocks: Sequence[Block], block_s: float, num_workers: int) -> list[list[Block]]:
+    """Blocks of about ``block_s`` seconds, several in a call where they are quick.
+
+    No result depends on it; every worker still gets some.
+    """
+    share = -(-len(blocks) // num_workers)
+    size = max(1, min(share, int(CALL_S / max(block_s, 1e-9))))
+    return [list(blocks[i : i + size]) for i in range(0, len(blocks), size)]

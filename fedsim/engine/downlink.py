@@ -19,6 +19,7 @@ from fedsim.arrays import Arrays, num_bytes
 from fedsim.chain import Compensated, memory_of
 from fedsim.codec import HEADER, SERVER, Codec, Sender
 from fedsim.engine.blocks import Broadcast, Report
+from fedsim.errors import PluginError
 from fedsim.seeds import Seeds
 
 
@@ -89,3 +90,13 @@ class Downlink:
         self._state = dict(memory["state"])
         self._sent = memory["sent"].tolist()
         self._seen = dict(memory["seen"])
+
+
+def one_content_only(count: int) -> PluginError:
+    """The refusal of several contents where the server keeps one state for all clients."""
+    return PluginError(
+        "the codec keeps one state for all clients, and the strategy sends "
+        f"{count} different contents in a round",
+        key=("codec",),
+        hint="Use error_feedback: {name: ef21, server: mirrors} up, none down, no lgreco",
+    )

@@ -7,35 +7,40 @@ and how calls are mapped over them: in this process (``InlineGrid``) or in Ray a
 from __future__ import annotations
 
 import logging
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.serverapp import Grid
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
 from fedsim import registry, wire
 from fedsim.arrays import Arrays, add, conform
 from fedsim.codec import Payload
-from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report, cut
+from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report, bundled, cut
 from fedsim.engine.checks import decode_update
-from fedsim.engine.downlink import Downlink
+from fedsim.engine.downlink import Downlink, one_content_only
+from fedsim.engine.messages import (
+    Answered,
+    Group,
+    MessageGrid,
+    alike,
+    bind_task,
+    own_weights,
+    reply,
+)
 from fedsim.engine.states import ClientStates
 from fedsim.engine.uplink import ClientMean
 from fedsim.engine.worker import Codecs, Recipe, build_codecs
-from fedsim.errors import PayloadError, PluginError
+from fedsim.errors import PayloadError
 from fedsim.lgreco import Planner
 from fedsim.seeds import Seeds
 from fedsim.strategy import (
     ARRAYS,
     DELTA,
-    METRICS,
-    NUM_EXAMPLES,
     PACKED,
-    WEIGHT,
     to_arrays,
-    to_record,
 )
 from fedsim.task import merge_totals
 
@@ -43,28 +48,11 @@ if TYPE_CHECKING:
     from fedsim.engine.world import World
 
 log = logging.getLogger("fedsim.clients")
-CALL_S = 0.05
-"""Blocks go to a worker together as long as they take no more than this, by the last pace."""
 TEST_SHARD_ROWS = 256
 """The global test set is tested in fixed shards of about this many rows."""
 
 
-@dataclass
-class _Group:
-    """Messages of one round that carry the same content."""
-
-    kind: str
-    config: Mapping[str, Any]
-    broadcast: Broadcast
-    sent: Arrays
-    weights: ArrayRecord | None = None
-    messages: dict[int, Message] = field(default_factory=dict)
-
-
-_Answered = tuple[_Group, Block, BlockResult]
-
-
-class WorkerGrid(Grid):
+class WorkerGrid(MessageGrid):
     """A Flower grid whose nodes are the clients 0 .. num_clients - 1.
 
     Args:
@@ -93,7 +81,7 @@ class WorkerGrid(Grid):
         states: ClientStates | None = None,
         residuals: ClientStates | None = None,
     ) -> None:
-        _bind_task()
+        bind_task()
         self.recipe = recipe
         self.codecs: Codecs = build_codecs(recipe.scenario.codec)
         self._packed = wire.travels_packed(registry.find("clients", recipe.scenario.client.name))
@@ -177,7 +165,7 @@ class WorkerGrid(Grid):
         Replies with deltas stream; stock strategies go over theirs several times and get a list.
         """
         groups = self._group(sorted(messages, key=lambda m: m.metadata.dst_node_id))
-        return self._replies(groups) if self.deltas else _alike(list(self._replies(groups)))
+        return self._replies(groups) if self.deltas else alike(list(self._replies(groups)))
 
     def get_node_ids(self) -> Sequence[int]:
         """The clients, as a range: nothing is listed; or those on offer."""
@@ -186,38 +174,6 @@ class WorkerGrid(Grid):
     def offer(self, clients: Sequence[int] | None) -> None:
         """Name these clients only, from now on; None names all again."""
         self._offered = clients
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message as Flower makes it."""
-        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Work on messages at once; ``pull_messages`` returns the replies."""
-        replies = list(self.send_and_receive(messages))
-        first = len(self._pushed)
-        self._pushed.extend(replies)
-        return [str(first + i) for i in range(len(replies))]
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies to pushed messages."""
-        return [self._pushed[int(i)] for i in message_ids]
-
-    def set_run(self, run: Any) -> None:
-        """Flower's bookkeeping; unused here."""
-
-    @property
-    def run(self) -> Any:
-        """Flower's bookkeeping; unused here."""
-        return None
-
-    # -- single clients, for asynchronous runs -------------------------------------------------
 
     def encode(self, record: ArrayRecord, number: int) -> tuple[Broadcast, Arrays]:
         """Weights as they travel, and as the server has them; equal for equal numbers."""
@@ -230,15 +186,15 @@ class WorkerGrid(Grid):
         """The reply of a block of one client; its state is kept under the block's version."""
         (client,) = block.clients
         message = Message(RecordDict({}), dst_node_id=client, message_type="train")
-        group = _Group("train", {}, broadcast, sent, messages={client: message})
+        group = Group("train", {}, broadcast, sent, messages={client: message})
         self._take(block, result)
         return next(self._answers(group, block, result, {}))
 
     # -- rounds --------------------------------------------------------------------------------
 
-    def _group(self, messages: list[Message]) -> list[_Group]:
-        by_content: dict[tuple[int, str], _Group] = {}  # mostly one for all: look no deeper
-        by_records: dict[tuple[int, int, str], _Group] = {}
+    def _group(self, messages: list[Message]) -> list[Group]:
+        by_content: dict[tuple[int, str], Group] = {}  # mostly one for all: look no deeper
+        by_records: dict[tuple[int, int, str], Group] = {}
         encoded: dict[tuple[int, str], tuple[Broadcast, Arrays]] = {}
         for message in messages:
             content, kind = message.content, message.metadata.message_type
@@ -252,12 +208,16 @@ class WorkerGrid(Grid):
                 if key not in by_records:
                     if (what, kind) not in encoded:
                         encoded[what, kind] = self._encode(arrays, packed, kind)
-                    group = _Group(kind, dict(config), *encoded[what, kind])
+                    group = Group(kind, dict(config), *encoded[what, kind])
                     group.weights = None if packed is None else arrays
                     by_records[key] = group
                 by_content[id(content), kind] = by_records[key]
             by_content[id(content), kind].messages[message.metadata.dst_node_id] = message
-        self._refuse_several(list(by_records.values()))
+        kept = self.codecs.up.accumulates or any(
+            group.broadcast.base is not None for group in by_records.values()
+        )
+        if (kept or self.planner) and len(by_records) > 1:
+            raise one_content_only(len(by_records))
         return list(by_records.values())
 
     def _encode(
@@ -270,19 +230,8 @@ class WorkerGrid(Grid):
         plan = self.planner.observe(sent) if self.planner and kind == "train" else b""
         return self.downlink.encode(sent, plan), sent
 
-    def _refuse_several(self, groups: list[_Group]) -> None:
-        """Refuse different contents where the server keeps one mean, or one reference, for all."""
-        kept = self.codecs.up.accumulates or any(g.broadcast.base is not None for g in groups)
-        if (kept or self.planner) and len(groups) > 1:
-            raise PluginError(
-                "the codec keeps one state for all clients, and the strategy sends "
-                f"{len(groups)} different contents in a round",
-                key=("codec",),
-                hint="Use error_feedback: {name: ef21, server: mirrors} up, none down, no lgreco",
-            )
-
-    def _replies(self, groups: list[_Group]) -> Iterator[Message]:
-        bundles: list[tuple[_Group, list[Block]]] = []
+    def _replies(self, groups: list[Group]) -> Iterator[Message]:
+        bundles: list[tuple[Group, list[Block]]] = []
         calls: list[tuple[Any, ...]] = []
         shared: dict[int, Any] = {}  # handles of what several groups share
         for group in groups:
@@ -291,11 +240,11 @@ class WorkerGrid(Grid):
                 bundles.append((group, blocks))
                 calls.append((blocks, group.kind, *handles))
         results = self._results(bundles, self.map("work", calls))
-        held: list[_Answered] = []
+        held: list[Answered] = []
         for group, block, result in self._followed(results):
             self._take(block, result)
             if group.kind == "train" and self.codecs.up.accumulates:
-                self._accumulate(block, result)
+                self.clients_mean.take(block, result, self.codecs.up, self.facts["arrays"])
                 held.append((group, block, result))  # the mean is known after the last one
             else:
                 yield from self._answers(group, block, result, {})
@@ -303,7 +252,7 @@ class WorkerGrid(Grid):
         for group, block, result in held:
             yield from self._answers(group, block, result, mean)
 
-    def _handles(self, group: _Group, shared: dict[int, Any]) -> list[Any]:
+    def _handles(self, group: Group, shared: dict[int, Any]) -> list[Any]:
         """Broadcast, and weights beside a packed one, where all workers can read them."""
         handles = []
         for value in (group.broadcast, group.weights):
@@ -314,21 +263,19 @@ class WorkerGrid(Grid):
                 handles.append(shared[id(value)])
         return handles
 
-    def _bundles(self, group: _Group) -> list[list[Block]]:
+    def _bundles(self, group: Group) -> list[list[Block]]:
         """The group's blocks, several in a call where they are quick; no result depends on it."""
         blocks = [self._block(group, clients) for clients in self._cut(group)]
-        block_s = self._client_s.get(group.kind, CALL_S) * len(group.messages) / len(blocks)
-        share = -(-len(blocks) // self.num_workers)
-        size = max(1, min(share, int(CALL_S / max(block_s, 1e-9))))
-        return [blocks[i : i + size] for i in range(0, len(blocks), size)]
+        block_s = self._client_s.get(group.kind, math.inf) * len(group.messages) / len(blocks)
+        return bundled(blocks, block_s, self.num_workers)
 
-    def _cut(self, group: _Group) -> list[Sequence[int]]:
+    def _cut(self, group: Group) -> list[Sequence[int]]:
         least = self.facts["block_size"] if group.kind == "train" else 1
         return cut(list(group.messages), least)
 
     def _results(
-        self, bundles: list[tuple[_Group, list[Block]]], stream: Iterator[list[BlockResult]]
-    ) -> Iterator[_Answered]:
+        self, bundles: list[tuple[Group, list[Block]]], stream: Iterator[list[BlockResult]]
+    ) -> Iterator[Answered]:
         """Each block with its result, in order; notes how long a client takes."""
         for group, blocks in bundles:
             results = next(stream)
@@ -339,7 +286,7 @@ class WorkerGrid(Grid):
                     self.downlink.charge(report, group.broadcast)
                 yield group, block, result
 
-    def _followed(self, results: Iterable[_Answered]) -> Iterable[_Answered]:
+    def _followed(self, results: Iterable[Answered]) -> Iterable[Answered]:
         """Results with trips on the virtual clock; all at once where a client may be left out."""
         if self.world is None:
             yield from results
@@ -352,7 +299,7 @@ class WorkerGrid(Grid):
                 self.world.follow(block, result)
             yield group, block, result
 
-    def _block(self, group: _Group, clients: Sequence[int]) -> Block:
+    def _block(self, group: Group, clients: Sequence[int]) -> Block:
         server_round = int(group.config.get("server-round", 0))
         return Block(
             server_round=server_round,
@@ -363,7 +310,7 @@ class WorkerGrid(Grid):
             num_examples=sum(len(self.recipe.ownership.train[c]) for c in clients),
             budgets=self.world.budgets(clients, server_round) if self.world else (),
             residuals=self._residuals(clients) if group.kind == "train" else (),
-            weights=_own_weights(group.messages[c] for c in clients),
+            weights=own_weights(group.messages[c] for c in clients),
         )
 
     @property
@@ -386,21 +333,6 @@ class WorkerGrid(Grid):
     def _residuals(self, clients: Sequence[int]) -> tuple[Arrays | None, ...]:
         return tuple(map(self.residuals.get, clients)) if self.codecs.up.stateful else ()
 
-    def _accumulate(self, block: Block, result: BlockResult) -> None:
-        """Bring the mean over all clients up to date with the changes of a block."""
-        good = [r for r in result.reports if r.status == "ok"]
-        new = {r.client for r in good if not block.residual(r.client)}
-        if block.reduce and good:
-            assert result.mean is not None
-            total = sum(r.num_examples for r in good)
-            first = sum(r.num_examples for r in good if r.client in new)
-            self.clients_mean.add(result.mean, total, first)
-            return
-        for report, data in zip(good, result.payloads, strict=True):
-            change = self.codecs.up.decode(Payload(data), self.facts["arrays"])
-            weight = report.num_examples
-            self.clients_mean.add(change, weight, weight if report.client in new else 0)
-
     def _take(self, block: Block, result: BlockResult) -> None:
         self.reports.extend(result.reports)
         for report in result.reports:
@@ -417,7 +349,7 @@ class WorkerGrid(Grid):
         self.on_reply(len(block.clients))
 
     def _answers(
-        self, group: _Group, block: Block, result: BlockResult, mean: Arrays
+        self, group: Group, block: Block, result: BlockResult, mean: Arrays
     ) -> Iterator[Message]:
         """Replies of a block; ``mean`` over all clients, if given, is what each hands over."""
         good = [r for r in result.reports if r.status == "ok"]
@@ -427,86 +359,36 @@ class WorkerGrid(Grid):
                 yield Message(error, reply_to=group.messages[report.client])
         if group.kind != "train":
             for report in good:
-                yield _reply(group.messages[report.client], None, [report])
+                yield reply(group.messages[report.client], None, [report])
         elif block.reduce and good:
             assert result.mean is not None
             delta = mean or result.mean
             weight = sum(block.weight(r.client, 0) for r in good)
             first = group.messages[good[0].client]
-            yield _reply(first, self._hand(delta, group), good, weight)
+            yield reply(first, self._hand(delta, group), good, weight)
         else:
             for report, data in zip(good, result.payloads, strict=False):
                 if mean:
-                    yield _reply(group.messages[report.client], self._hand(mean, group), [report])
+                    yield reply(group.messages[report.client], self._hand(mean, group), [report])
                     continue
                 try:
                     delta = self._decoded(group, block, report, Payload(data))
                 except PayloadError as problem:
                     yield self._reject(block, group, report, problem)
                     continue
-                yield _reply(group.messages[report.client], self._hand(delta, group), [report])
+                yield reply(group.messages[report.client], self._hand(delta, group), [report])
 
-    def _decoded(self, group: _Group, block: Block, report: Report, payload: Payload) -> Arrays:
+    def _decoded(self, group: Group, block: Block, report: Report, payload: Payload) -> Arrays:
         if self._packed:
             return wire.unpack(payload)
         return decode_update(self.codecs.up, payload, group.sent, block.residual(report.client))
 
-    def _reject(
-        self, block: Block, group: _Group, report: Report, problem: PayloadError
-    ) -> Message:
+    def _reject(self, block: Block, group: Group, report: Report, problem: PayloadError) -> Message:
         """Count a client whose payload cannot be used as failed."""
         report.status = "failed"
         report.error = f"client {report.client}, round {block.server_round}, decode: {problem}"
         log.warning(report.error)
         return Message(Error(code=2, reason=report.error), reply_to=group.messages[report.client])
 
-    def _hand(self, delta: Arrays, group: _Group) -> tuple[str, Arrays]:
+    def _hand(self, delta: Arrays, group: Group) -> tuple[str, Arrays]:
         return (DELTA, delta) if self.deltas else (ARRAYS, add(group.sent, delta))
-
-    @property
-    def _pushed(self) -> list[Message]:
-        return cast(list[Message], self.__dict__.setdefault("_pushed_messages", []))
-
-
-def _reply(
-    message: Message,
-    arrays: tuple[str, Arrays] | None,
-    reports: list[Report],
-    weight: float = 0.0,
-) -> Message:
-    """One reply for one client, or for several as one heavier client."""
-    total = sum(r.num_examples for r in reports)
-    metrics: dict[str, Any] = {NUM_EXAMPLES: total}
-    if weight:
-        metrics[WEIGHT] = weight
-    for name in reports[0].metrics:
-        if any(name not in r.metrics for r in reports):
-            continue  # a mean over some of the clients would pass for one over all of them
-        metrics[name] = sum(r.metrics[name] * r.num_examples for r in reports) / total
-    content = RecordDict({METRICS: MetricRecord(metrics)})
-    if arrays:
-        content[arrays[0]] = to_record(arrays[1], copy=False)
-    return Message(content, reply_to=message)
-
-
-def _alike(replies: list[Message]) -> list[Message]:
-    """Replies with the metrics that all of them hold: stock strategies take no others."""
-    answers = [r.content.metric_records[METRICS] for r in replies if not r.has_error()]
-    common = set.intersection(*map(set, answers)) if answers else set()
-    for record in answers:
-        for name in set(record) - common:
-            del record[name]
-    return replies
-
-
-def _own_weights(messages: Iterable[Message]) -> tuple[float, ...]:
-    """The weights that the strategy gave to the clients of a block, if it gave some."""
-    records = [message.content.metric_records.get(WEIGHT) for message in messages]
-    return tuple(float(r[WEIGHT]) for r in records if r)  # type: ignore[arg-type]
-
-
-def _bind_task() -> None:
-    """Flower's messages read a process-wide identity, which its own runtimes set; so do we."""
-    from flwr.supercore.task_identity import TaskIdentity
-
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 
 from fedsim.arrays import Arrays
+from fedsim.codec import Codec, Payload
+from fedsim.engine.blocks import Block, BlockResult
+from fedsim.errors import PayloadError
 
 
 class ClientMean:
@@ -27,6 +30,29 @@ class ClientMean:
     def __init__(self) -> None:
         self._sum: Arrays = {}
         self._weight = 0.0
+
+    def take(self, block: Block, result: BlockResult, codec: Codec, like: Arrays) -> None:
+        """Bring the mean up to date with the changes of a block."""
+        good = [r for r in result.reports if r.status == "ok"]
+        new = {r.client for r in good if not block.residual(r.client)}
+        if block.reduce and good:
+            assert result.mean is not None
+            total = sum(r.num_examples for r in good)
+            first = sum(r.num_examples for r in good if r.client in new)
+            self.add(result.mean, total, first)
+            return
+        whole = []
+        for report, data in zip(good, result.payloads, strict=True):
+            try:
+                change = codec.decode(Payload(data), like)
+            except PayloadError as problem:
+                report.status = "failed"
+                report.error = f"client {report.client}, decode: {problem}"
+                continue
+            weight = report.num_examples
+            self.add(change, weight, weight if report.client in new else 0)
+            whole.append(data)
+        result.payloads = whole
 
     def add(self, change: Arrays, weight: float, new_weight: float) -> None:
         """Count a mean change of clients with ``weight`` in all, of which ``new_weight`` is new."""

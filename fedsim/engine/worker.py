@@ -5,15 +5,12 @@ The same class runs in the driver (``InlineGrid``) and inside Ray actors (``RayG
 
 from __future__ import annotations
 
-import resource
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from fedsim import registry, wire
@@ -31,7 +28,8 @@ from fedsim.engine.checks import (
     check_weight,
     decode_update,
 )
-from fedsim.errors import ClientError, FedsimError, ModelError, PluginError, ScenarioError
+from fedsim.engine.process import peak_bytes, preserved_generators, time_limit
+from fedsim.errors import FedsimError, ModelError, PluginError, ScenarioError
 from fedsim.scenario import CodecSection, Scenario
 from fedsim.seeds import Seeds
 from fedsim.task import Task, Totals
@@ -345,47 +343,6 @@ class Worker:
             yield
 
 
-@contextmanager
-def preserved_generators() -> Iterator[None]:
-    """Leave the global generators of Python, NumPy and torch as they were."""
-    import random
-
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        torch.set_rng_state(states[2])
-
-
-@contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise ``ClientError`` in code that works longer; compiled code is stopped when it returns."""
-    if seconds is None:
-        yield
-        return
-    before = signal.signal(signal.SIGALRM, _expire)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, where it was swallowed
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-    except _TimeUp:
-        raise ClientError(f"worked longer than engine.client_timeout_s = {seconds:g}") from None
-    finally:
-        signal.signal(signal.SIGALRM, before)
-
-
-class _TimeUp(BaseException):
-    """Not an ``Exception``, so that a client's ``except Exception`` lets it through."""
-
-
-def _expire(signum: int, frame: Any) -> None:
-    raise _TimeUp
-
-
 @dataclass(frozen=True)
 class Codecs:
     """The codecs of both directions."""
@@ -421,8 +378,3 @@ def _own(method: Any) -> ClientMethod | None:
 
 def _is_plain(method: Any, scenario: Scenario) -> bool:
     return isinstance(method, ClientMethod) and not scenario.mods
-
-
-def peak_bytes() -> int:
-    """Largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -22,7 +22,7 @@ import numpy as np
 from datasets import Dataset
 
 from fedsim import simulation
-from fedsim.engine.worker import peak_bytes
+from fedsim.engine.process import peak_bytes
 from fedsim.results import Run
 from fedsim.scenario import Scenario
 from tests.engine.runs import MISBEHAVE, stopping_after

@@ -7,7 +7,7 @@ import pytest
 from flwr.app import ConfigRecord
 from flwr.serverapp import strategy as flower
 
-from fedsim import simulation
+from fedsim import assembly, simulation
 from fedsim.arrays import sha256
 from fedsim.engine.blocks import BLOCKS_PER_ROUND, cut
 from fedsim.engine.inline import InlineGrid
@@ -44,8 +44,8 @@ def test_our_round_loop_equals_strategy_start(tmp_path, name):
     scenario = tiny(strategy={"name": name}, num_rounds=3)
     ours = simulation.run(scenario, out=tmp_path).summary["weights_sha256"]
     with InlineGrid(recipe(scenario)) as grid:
-        strategy = simulation.build_strategy(scenario, grid.num_clients)
-        simulation.connect(grid, strategy)
+        strategy = assembly.build_strategy(scenario, grid.num_clients)
+        assembly.connect(grid, strategy)
         result = strategy.start(
             grid, to_record(grid.facts["arrays"]), num_rounds=3, train_config=ConfigRecord()
         )
