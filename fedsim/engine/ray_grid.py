@@ -52,11 +52,11 @@ class Launch:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._pool.shutdown()
         if self._actors.exception() is None:
             import ray
 
             ray.shutdown()
+        self._pool.shutdown()  # not before: Ray's processes are told to end with this thread
 
 
 class RayGrid(WorkerGrid):
