@@ -18,9 +18,12 @@ def num_blocks(size: int, block: int) -> int:
 
 
 def as_blocks(x: NDArray[Any], block: int) -> Matrix:
-    """One row a block, the last one filled up with zeros; (blocks, block)."""
+    """One row a block, the last one filled up with zeros; (blocks, block).
+
+    A block that is longer than the vector is as long as it: a payload may claim any length.
+    """
     rows = num_blocks(x.size, block)
-    width = block or x.size
+    width = min(block or x.size, x.size)
     if rows * width == x.size:
         return x.reshape(rows, width)
     padded = np.zeros(rows * width, x.dtype)

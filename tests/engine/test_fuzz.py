@@ -30,7 +30,7 @@ from tests.engine.altering import (
     split_file,
 )
 
-SLACK = 2**20
+SLACK = 2**21
 """Bytes that a decoder may need beside a multiple of layout and payload."""
 
 
