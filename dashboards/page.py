@@ -102,7 +102,7 @@ def _panel(panel: Panel, runs: Sequence[Run]) -> str:
             full_html=False,
             include_plotlyjs=False,
             config=CONFIG,
-            div_id=f"panel-{panel.order}",
+            div_id="panel-" + panel.title.lower().replace(" ", "-"),
             default_height=f"{figure.layout.height}px",
         )
     return f"""<section class="panel">

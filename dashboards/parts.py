@@ -14,7 +14,7 @@ from fedsim.dashboards.panel import NothingToShow
 from fedsim.results import Run
 from fedsim.units import human_bytes
 
-order = 25
+order = 22
 title = "Bytes by part"
 question = "What were the bytes: values, positions, scales, headers, catching up on missed rounds?"
 WAYS = {"up": "up: clients to server", "down": "down: server to clients"}

@@ -373,3 +373,10 @@ def test_devices_draws_time_energy_and_who_was_left_out(tmp_path: Path) -> None:
     assert [list(trace.y) for trace in curves] == [[60.0, 120.0], [500.0, 1000.0]]
     bars = {trace.text: list(trace.x) for trace in figure.data if trace.type == "bar"}
     assert bars == {"completed": [8], "late": [2]}
+
+
+def test_panels_have_places_and_titles_of_their_own():
+    titles = [panel.title for panel in page.panels()]
+    orders = [panel.order for panel in page.panels()]
+    assert len(set(titles)) == len(titles)
+    assert len(set(orders)) == len(orders)

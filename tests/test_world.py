@@ -326,3 +326,17 @@ def test_workers_and_resume_give_the_same_bits(tmp_path, devices):
     again = simulation.resume(path)
     assert again.summary["weights_sha256"] == inline.summary["weights_sha256"]
     assert [r["time/virtual_s_cum"] for r in Run.open(path).rounds[1:]] == timed
+
+
+def test_bytes_by_part_add_up_when_messages_are_cut_off(tmp_path):
+    result = run(tmp_path, num_rounds=3, devices={"dropout": 0.6})
+    assert {r["status"] for r in rows(result)} == {"ok", "dropped"}
+    for record in result.rounds[1:]:
+        for way in ("up", "down"):
+            prefix, total = f"comm/{way}_", f"comm/{way}_bytes"
+            parts = [
+                value
+                for key, value in record.items()
+                if key.startswith(prefix) and key.endswith("_bytes") and key != total
+            ]
+            assert sum(parts) == record[total]

@@ -177,6 +177,8 @@ class World:
         vanish = self._vanish(report.client, draw) if works else None
         report.trip = self.trip(report, device, start_s, vanish)
         report.down_bytes, report.up_bytes = report.trip.down_bytes, report.trip.up_bytes
+        report.down_parts = _as_far_as(report.down_parts, report.down_bytes)
+        report.up_parts = _as_far_as(report.up_parts, report.up_bytes)
         if works and report.trip.stopped:
             report.status = "interrupted" if vanish is None else "dropped"
         elif works and math.isinf(report.trip.end_s):
@@ -343,3 +345,10 @@ def _label_counts(recipe: Recipe, process: Rated) -> np.ndarray:
     owned = recipe.ownership.train
     size = int(labels.max()) + 1
     return np.array([np.bincount(labels[owned[c]], minlength=size) for c in range(len(owned))])
+
+
+def _as_far_as(parts: dict[str, int], count: int) -> dict[str, int]:
+    """The parts of a message; of one that was cut off only how much of it travelled."""
+    if sum(parts.values()) == count:
+        return parts
+    return {"partial": count} if count else {}
