@@ -265,12 +265,12 @@ def test_missing_parts_cost_less_and_change_nothing(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"pro": True}, {"synchronise": "missing"}])
-def test_inline_one_and_two_workers_give_the_same_bits(tmp_path, more):
+def test_one_process_and_two_workers_give_the_same_bits(tmp_path, more):
     plan = {"client": CLIENT, "strategy": {**STRATEGY, **more}, "num_rounds": 3}
-    engines = ({"backend": "inline"}, *({"backend": "ray", "workers": n} for n in (1, 2)))
+    engines = ({"backend": "inline"}, {"backend": "ray", "workers": 2})
     runs = [simulation.run(tiny(**plan, engine=engine), out=tmp_path) for engine in engines]
     assert len({run.summary["weights_sha256"] for run in runs}) == 1
-    assert comparable(runs[0]) == comparable(runs[1]) == comparable(runs[2])
+    assert comparable(runs[0]) == comparable(runs[1])
 
 
 @pytest.mark.parametrize("more", [{}, {"pro": True}, {"synchronise": "missing"}])

@@ -158,12 +158,12 @@ def test_it_learns_and_resumes(tmp_path, bases):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bases", ["round", "client"])
-def test_inline_one_and_two_workers_give_the_same_bits(tmp_path, bases):
+def test_one_process_and_two_workers_give_the_same_bits(tmp_path, bases):
     plan = {"client": CLIENT, "strategy": {**STRATEGY, "bases": bases}, "num_rounds": 3}
-    engines = ({"backend": "inline"}, *({"backend": "ray", "workers": n} for n in (1, 2)))
+    engines = ({"backend": "inline"}, {"backend": "ray", "workers": 2})
     runs = [simulation.run(tiny(**plan, engine=engine), out=tmp_path) for engine in engines]
     assert len({run.summary["weights_sha256"] for run in runs}) == 1
-    assert comparable(runs[0]) == comparable(runs[1]) == comparable(runs[2])
+    assert comparable(runs[0]) == comparable(runs[1])
 
 
 def test_rates_fall_as_asked():
