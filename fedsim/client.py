@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedsim.arrays import Arrays
+from fedsim.errors import PluginError
 
 if TYPE_CHECKING:
     import torch
@@ -188,7 +189,11 @@ class ClientMethod(ABC):
             weights: What the server knows to be the result, so that a simulation need not compute
                 it once per worker; None where the method must.
         """
-        raise NotImplementedError(f"{type(self).__name__} receives weights only")
+        raise PluginError(
+            f"{type(self).__name__} receives weights, and the strategy sends something else",
+            key=("client",),
+            hint="Write `receive`, or take a strategy that sends weights",
+        )
 
     def checked(self, update: Update, received: Arrays) -> Update:
         """The update, unless it is of an own kind and must not reach the server.

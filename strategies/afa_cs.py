@@ -15,15 +15,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
-
 from fedsim.arrays import Arrays, add, scale, subtract
-from fedsim.event_strategy import EventStrategy, Push
+from fedsim.event_strategy import Push
+from fedsim.strategies.afa_cd import AFACD
 from fedsim.strategy import State
 
 
 @dataclass(kw_only=True)
-class AFACS(EventStrategy):
+class AFACS(AFACD):
     """Mean over all workers of their latest pushes, each normalised by its local steps.
 
     Args:
@@ -31,10 +30,6 @@ class AFACS(EventStrategy):
         server_learning_rate: Step along the mean displacement per local step (eta / eta_L).
         max_staleness: Pushes that are older are dropped.
     """
-
-    buffer_size: PositiveInt = 1
-    server_learning_rate: PositiveFloat = 1.0
-    max_staleness: NonNegativeInt | None = None
 
     def arrive(self, push: Push, weights: Arrays, state: State) -> Arrays | None:
         """Replace the worker's memory; the mean over all after m pushes."""
@@ -48,7 +43,3 @@ class AFACS(EventStrategy):
             return None
         del state["count"]
         return scale(state["sum"], 1.0 / (self.num_clients or 1))
-
-    def server_update(self, weights: Arrays, delta: Arrays, state: State) -> Arrays:
-        """One step."""
-        return add(weights, scale(delta, self.server_learning_rate))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import resource
-import time
 from types import SimpleNamespace
 
 import torch
@@ -16,6 +15,7 @@ import torch
 from fedsim.client import Client
 from fedsim.clients._zeroth import Walker, forward_only
 from fedsim.directions import Kind
+from tests.bench.directions import best_s
 
 
 def client(rows: int, tokens: int) -> tuple[Client, dict[str, torch.Tensor]]:
@@ -53,7 +53,7 @@ def main() -> None:
     torch.set_num_threads(1)
     view, batch = client(arguments.rows, arguments.tokens)
     with forward_only(view):
-        forward = _best(lambda: view.loss(batch).item(), arguments.repeats)
+        forward = best_s(lambda: view.loss(batch).item(), arguments.repeats)
         before = peak_mb()
         kinds: tuple[Kind, ...] = ("gaussian", "rademacher")
         for kind in kinds:
@@ -63,22 +63,12 @@ def main() -> None:
                 above, below = w.probe(batch, 7)
                 w.move({7: -1e-6 * (above - below)})
 
-            cost = _best(step, arguments.repeats)
+            cost = best_s(step, arguments.repeats)
             print(
                 f"{arguments.rows} x {arguments.tokens} tokens, {kind:10}: forward "
                 f"{forward:.3f} s, step {cost:.3f} s = {cost / forward:.2f} forward passes; "
                 f"peak {before:.0f} MB forward, {peak_mb():.0f} MB with steps"
             )
-
-
-def _best(work, repeats: int) -> float:  # type: ignore[no-untyped-def]
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 if __name__ == "__main__":
