@@ -80,20 +80,21 @@ def connect(grid: WorkerGrid, strategy: Strategy, world: World | None = None) ->
     if isinstance(strategy, DeltaStrategy):
         strategy.initial = lambda: {n: grid.facts["arrays"][n] for n in grid.facts["parameters"]}
     grid.reduce = is_additive(strategy)
-    if grid.codecs.up.accumulates and not grid.reduce:
+    each = not grid.reduce or isinstance(strategy, EventStrategy)
+    if grid.codecs.up.accumulates and each:
         raise PluginError(
             "the server would step with one mean over all clients, and "
             f"{type(strategy).__name__} wants every client's update",
             key=("codec", "up"),
             hint="Write error_feedback: {name: ef21, server: mirrors}",
         )
-    keeps = grid.codecs.up.stateful or grid.codecs.down.stateful or grid.planner
-    if keeps and isinstance(strategy, EventStrategy):
+    rounds = grid.codecs.down.stateful or grid.planner
+    if rounds and isinstance(strategy, EventStrategy):
         raise PluginError(
-            "error feedback, stateful codecs and L-GreCo need rounds, in which each client answers "
-            f"once; {type(strategy).__name__} has none",
+            "codecs with a memory on the way down and L-GreCo need rounds, in which every client "
+            f"has one model; {type(strategy).__name__} has none",
             key=("codec",),
-            hint="Take codecs without memory here",
+            hint="Take codecs without memory on the way down; on the way up all but plans are fine",
         )
 
 

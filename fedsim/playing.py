@@ -43,6 +43,10 @@ class PlayedGrid:
         """The value itself."""
         return value
 
+    def residuals_of(self, clients: Sequence[int]) -> tuple[Arrays | None, ...]:
+        """Nothing: what codecs remember moves no prediction."""
+        return ()
+
     def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
         """Nothing for a rehearsal, a prediction for training."""
         for block, *_ in calls:

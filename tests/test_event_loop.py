@@ -194,6 +194,10 @@ def test_a_run_tells_time_staleness_and_bytes(tmp_path):
     assert sum(r["staleness"] for r in rows) > 0
 
 
+def topk(feedback, density: float = 0.3) -> list:
+    return [{"name": "topk", "density": density, "error_feedback": feedback}]
+
+
 @pytest.mark.parametrize(
     ("server_round", "changes"),
     [
@@ -201,6 +205,9 @@ def test_a_run_tells_time_staleness_and_bytes(tmp_path):
         (5, {"client": {"name": MISBEHAVE + "Counting"}}),
         (9, {"strategy": {"name": "fedbuff", "buffer_size": 3, "server_momentum": 0.9}}),
         (4, {"strategy": "fedasync", "devices": {**FLEET, "dropout": 0.3}}),
+        (5, {"codec": {"up": topk("ef14")}, "devices": {**FLEET, "dropout": 0.3}}),
+        (5, {"codec": {"up": topk({"name": "ef21", "server": "mirrors"})}}),
+        (5, {"codec": {"up": [{"name": "powersgd", "rank": 1}]}}),
     ],
 )
 def test_resume_in_the_middle_gives_the_same_bits(tmp_path, server_round, changes):
@@ -209,6 +216,24 @@ def test_resume_in_the_middle_gives_the_same_bits(tmp_path, server_round, change
     resumed = simulation.resume(stopped(scenario, tmp_path, server_round))
     assert resumed.summary["weights_sha256"] == whole.summary["weights_sha256"]
     assert comparable(resumed) == comparable(whole)
+
+
+def test_what_the_server_believes_of_a_client_is_what_the_client_believes(tmp_path):
+    """Compressing nothing, every feedback hands over the very updates."""
+    plain = simulation.run(anarchic(), out=tmp_path)
+    for feedback in ("ef14", {"name": "ef21", "server": "mirrors"}):
+        run = simulation.run(anarchic(codec={"up": topk(feedback, 1.0)}), out=tmp_path)
+        mine, its = (r.summary["key_metric"]["final"] for r in (run, plain))
+        assert mine == pytest.approx(its, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("codec", "text"),
+    [({"up": topk("ef21")}, "server: mirrors"), ({"down": topk("ef21")}, "need rounds")],
+)
+def test_memories_that_need_rounds_are_refused(tmp_path, codec, text):
+    with pytest.raises(PluginError, match=text):
+        simulation.run(anarchic(codec=codec), out=tmp_path)
 
 
 def test_lost_and_failed_answers_are_counted_and_their_places_filled(tmp_path):

@@ -177,7 +177,11 @@ class EventLoop:
             flight.end_s = self.timetable.arrive(flight, result.reports[0])
 
     def _block(self, flight: Flight) -> Block:
-        return flight.block(self.grid.states.get(flight.client), self.timetable.budgets(flight))
+        return flight.block(
+            self.grid.states.get(flight.client),
+            self.timetable.budgets(flight),
+            self.grid.residuals_of([flight.client]),
+        )
 
     # -- who arrives ---------------------------------------------------------------------------
 
@@ -188,7 +192,7 @@ class EventLoop:
         (report,) = flight.result.reports
         self._failures.append(report.status == "failed")
         version = self.versions[flight.version]
-        block = flight.block(None, ())
+        block = flight.block(residuals=self.grid.residuals_of([flight.client]))  # as at its start
         reply = self.grid.answer(block, flight.result, version.broadcast, version.sent)
         self.versions.release(flight.version)
         report.metrics["staleness"] = staleness

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedsim.arrays import Arrays
 from fedsim.engine.blocks import Block, BlockResult, ClientState
 from fedsim.errors import PluginError
 
@@ -43,8 +44,13 @@ class Flight:
     result: BlockResult | None = None
     end_s: float = math.inf
 
-    def block(self, state: ClientState | None, budgets: tuple[int, ...]) -> Block:
-        """What a worker is told of it."""
+    def block(
+        self,
+        state: ClientState | None = None,
+        budgets: tuple[int, ...] = (),
+        residuals: tuple[Arrays | None, ...] = (),
+    ) -> Block:
+        """What a worker is told of it; ``residuals`` as in ``Block``."""
         return Block(
             server_round=self.version + 1,
             clients=(self.client,),
@@ -52,6 +58,7 @@ class Flight:
             config=self.config,
             reduce=False,
             budgets=budgets,
+            residuals=residuals,
             start=self.number,
         )
 

@@ -309,7 +309,7 @@ class WorkerGrid(MessageGrid):
             reduce=self.reduce and group.kind == "train" and not self._leaves_out,
             num_examples=sum(len(self.recipe.ownership.train[c]) for c in clients),
             budgets=self.world.budgets(clients, server_round) if self.world else (),
-            residuals=self._residuals(clients) if group.kind == "train" else (),
+            residuals=self.residuals_of(clients) if group.kind == "train" else (),
             weights=own_weights(group.messages[c] for c in clients),
         )
 
@@ -330,7 +330,8 @@ class WorkerGrid(MessageGrid):
     def _with_states(self, block: Block) -> Block:
         return replace(block, states=tuple(map(self.states.get, block.clients)))
 
-    def _residuals(self, clients: Sequence[int]) -> tuple[Arrays | None, ...]:
+    def residuals_of(self, clients: Sequence[int]) -> tuple[Arrays | None, ...]:
+        """What the codec of each client remembers; empty unless codecs remember."""
         return tuple(map(self.residuals.get, clients)) if self.codecs.up.stateful else ()
 
     def _take(self, block: Block, result: BlockResult) -> None:
