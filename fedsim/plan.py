@@ -1,7 +1,8 @@
 """What a scenario will cost, before it runs: bytes, FLOPs, memory, virtual time, energy, wall time.
 
 A few clients are trained for real (about ten seconds): what they sent, computed and took
-is the measure for all. Rounds are then played on the scenario's own world, with the same devices,
+is the measure for all; where the server's messages grow with time (FedKSeed, Ferret), the
+first round's are. Rounds are then played on the scenario's own world, with the same devices,
 presence and choice of clients as in the run, but with predicted work instead of training.
 """
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeGuard, cast
 
 import numpy as np
+from flwr.app import ConfigRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
 
+from fedsim.arrays import Arrays
+from fedsim.assembly import build_strategy, connect
 from fedsim.cost import Spent
-from fedsim.engine.blocks import Block, Report
+from fedsim.engine.blocks import Block, Broadcast, Report
 from fedsim.engine.inline import InlineGrid
 from fedsim.engine.world import World
 from fedsim.errors import ClientError
+from fedsim.strategy import PACKED, DeltaStrategy, to_arrays, to_record
 
 PROBE_S = 10.0
 MOST_PROBES = 24
@@ -46,16 +54,31 @@ class Probe:
     def _train(self) -> list[Report]:
         """Train clients until the time is up; memory is as large as it takes."""
         start, reports = time.perf_counter(), []
-        broadcast = self.grid.broadcast()
-        for client in spread(self.grid.num_clients, MOST_PROBES):
+        broadcasts = self._broadcasts(spread(self.grid.num_clients, MOST_PROBES))
+        for client, (broadcast, weights) in broadcasts.items():
             config = {"server-round": 1}
             block = Block(1, (client,), (None,), config, reduce=False, budgets=(2**62,))
-            (report,) = self.grid.worker.train(block, broadcast).reports
+            (report,) = self.grid.worker.train(block, broadcast, weights).reports
             self.grid.downlink.charge(report, broadcast)
             reports.append(report)
             if time.perf_counter() - start > PROBE_S and len(reports) > 1:
                 break
         return reports
+
+    def _broadcasts(self, clients: Sequence[int]) -> dict[int, tuple[Broadcast, Arrays | None]]:
+        """What each client receives in round 1, and the weights beside what is not weights."""
+        strategy = build_strategy(self.grid.recipe.scenario, self.grid.num_clients)
+        connect(self.grid, strategy, self.world)
+        if not _packs(strategy):
+            return dict.fromkeys(clients, (self.grid.broadcast(), None))
+        strategy.fraction_train = 1.0
+        record, asked = to_record(self.grid.facts["arrays"]), _Asked(clients)
+        messages = strategy.configure_train(1, record, ConfigRecord(), cast(Grid, asked))
+        weights = self.grid.facts["arrays"] if strategy.shares_weights else None
+        vectors = {
+            m.metadata.dst_node_id: to_arrays(m.content.array_records[PACKED]) for m in messages
+        }
+        return {c: (self.grid.downlink.pack(v), weights) for c, v in vectors.items()}
 
     def _wall(self, good: Sequence[Report]) -> float:
         """Seconds of this machine for a row; the first clients are slower, the median is not."""
@@ -87,6 +110,24 @@ class Probe:
             return 1
         shrinks = self.world.section.out_of_memory == "accumulate" and meter.method.accumulates
         return meter.rows_that_fit(client, budget, shrinks)[0]
+
+
+def _packs(strategy: Strategy) -> TypeGuard[DeltaStrategy]:
+    """Whether it sends something else than weights."""
+    return isinstance(strategy, DeltaStrategy) and (
+        type(strategy).broadcasts is not DeltaStrategy.broadcasts
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A grid on which exactly these clients are there."""
+
+    clients: Sequence[int]
+
+    def get_node_ids(self) -> Sequence[int]:
+        """All of them."""
+        return self.clients
 
 
 def spread(num_clients: int, count: int) -> list[int]:

@@ -58,6 +58,18 @@ def test_a_scenario_without_devices_is_planned_too(tmp_path):
     assert predicted["work/flops"] > 0
 
 
+FERRET = {"client": {"name": "ferret", "local_steps": 3}, "strategy": {"name": "ferret"}}
+KSEED = {
+    "client": {"name": "kseed", "local_steps": 9, "batch_size": 4},
+    "strategy": {"name": "fedkseed", "num_seeds": 64},
+}
+
+
+@pytest.mark.parametrize(("num_rounds", "method"), [(1, FERRET), (1, KSEED)])
+def test_messages_that_are_no_weights_are_predicted(tmp_path, num_rounds, method):
+    agree(tiny(num_rounds=num_rounds, clients_per_round=3, **method), tmp_path)
+
+
 def test_personal_tests_are_predicted(tmp_path):
     agree(
         tiny(
