@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from statistics import median
 from typing import Any
 
-from tests.bench import checks, machine
+from tests.bench import checks, machine, options
 from tests.bench.running import (
     COMMAND_ROUNDS,
     INLINE,
@@ -16,6 +16,7 @@ from tests.bench.running import (
     Outcome,
     run_command,
     run_peer,
+    with_option,
 )
 from tests.bench.works import WARM_UP, Work
 
@@ -25,17 +26,25 @@ Record = dict[str, Any]
 def measure(
     work: Work, peers: Sequence[str], rounds: int, repeats: int, patience_s: float
 ) -> Record:
-    """Run every peer ``repeats`` times, interleaved; a failed peer is recorded with its reason."""
-    outcomes: dict[str, list[Outcome]] = {peer: [] for peer in peers}
+    """Run every peer ``repeats`` times, interleaved; a failed peer is recorded with its reason.
+
+    fedsim runs with each option of the work, too.
+    """
+    commands = {peer: PEERS[peer] for peer in peers}
+    if "fedsim" in peers:
+        commands |= {name: with_option(name) for name in options.of(work)}
+    outcomes: dict[str, list[Outcome]] = {peer: [] for peer in commands}
     others: list[float] = []
     for repeat in range(1, repeats + 1):
-        for peer in peers:
+        for peer, command in commands.items():
             others.append(machine.wait_until_quiet(patience_s))
-            outcome = run_peer(PEERS[peer], work, rounds)
+            outcome = run_peer(command, work, rounds)
             outcomes[peer].append(outcome)
             _tell(work.name, repeat, peer, outcome)
     results = {
-        peer: runs[-1].result for peer, runs in outcomes.items() if runs[-1].result is not None
+        peer: runs[-1].result
+        for peer, runs in outcomes.items()
+        if peer in PEERS and runs[-1].result is not None
     }
     return {
         "work": work.name,
@@ -103,6 +112,7 @@ def _summary(runs: list[Outcome], work: Work) -> Record:
         "by_repeat": [round(x, 5) for x in by_repeat],
         "first_round_done_s": _median([r["startup_s"] + r["seconds"][0] for r in good]),
         "command_s": _median([run.elapsed_s for run in runs if run.result is not None]),
+        "accuracy": good[-1]["accuracy"] if good else None,
         "final_loss": good[-1]["losses"][-1] if good else None,
         "steps_per_round": good[-1]["steps"] if good else None,
         "versions": good[-1]["versions"] if good else {},

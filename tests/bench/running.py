@@ -73,6 +73,13 @@ PEERS: dict[str, Command] = {
     "pfl_processes": _pfl_processes,
 }
 """Everything that runs a work, in the order of one repeat."""
+
+
+def with_option(name: str) -> Command:
+    """fedsim with one of ``options.OPTIONS``."""
+    return _module("fedsim", "--option", name)
+
+
 INLINE = _module("fedsim", "--backend", "inline")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.bench.options import OPTIONS
 from tests.bench.running import PEERS
 from tests.bench.works import WORKS
 
@@ -41,6 +42,7 @@ def page(folder: Path) -> str:
         "Processor seconds of all processes together per round, which say more on a busy machine:",
         _table(found, "work", _processor),
     ]
+    parts += [_options(found)]
     parts += [_messages(record) for record in found if record["work"] == "nothing"]
     parts += [_command(record) for record in found if "command" in record]
     parts += [_startup(starts)] if starts else []
@@ -76,6 +78,28 @@ def _seconds(value: float) -> str:
     return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.3g} ms"
 
 
+def _title(name: str) -> str:
+    return TITLES.get(name) or f"fedsim, {OPTIONS[name].title}"
+
+
+def _options(found: list[Record]) -> str:
+    """What goes below the floor, with the accuracy after the same rounds beside it."""
+    head = "| work, option of fedsim | wall time | processor | accuracy | final loss |"
+    rows = []
+    for record in found:
+        known = {n: o.title for n, o in OPTIONS.items() if n in record["peers"]}
+        for name, title in {"fedsim": "as it is", **known}.items() if known else ():
+            peer = record["peers"][name]
+            accuracy = peer.get("accuracy")
+            cells = [f"{record['title']}, {title}", _wall(peer), _processor(peer)]
+            cells += ["" if x is None else f"{x:.3f}" for x in (accuracy, peer["final_loss"])]
+            rows.append(f"| {' | '.join(cells)} |")
+    if not rows:
+        return ""
+    text = "Options, in brackets the ratio to the bare loop of the same run:"
+    return "\n".join([text, "", head, "|---|---|---|---|---|", *rows])
+
+
 def _messages(record: Record) -> str:
     per_round = WORKS["nothing"].cohort
     cells = [
@@ -109,7 +133,7 @@ def _startup(record: Record) -> str:
 
 def _failures(found: list[Record]) -> str:
     lines = [
-        f"- {record['title']}, {TITLES[name]}: {reason}"
+        f"- {record['title']}, {_title(name)}: {reason}"
         for record in found
         for name, peer in record["peers"].items()
         for reason in peer["failed"]

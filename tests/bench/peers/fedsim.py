@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.bench.options import OPTIONS
 from tests.bench.peers.program import Arguments, Meter, Result, main, since_start
 from tests.bench.works import BERTS, LORA, Work
 
@@ -26,6 +27,17 @@ def scenario(work: Work, rounds: int, workers: int, backend: str = "ray") -> dic
         "evaluate": {"every": 1_000_000},
         "engine": {"backend": backend, "workers": workers},
     }
+
+
+def changed(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A scenario with some of its dotted keys set."""
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        inner = values
+        for name in sections:
+            inner = inner.setdefault(name, {})
+        inner[last] = value
+    return values
 
 
 def _images(work: Work) -> dict[str, Any]:
@@ -65,6 +77,8 @@ def run(arguments: Arguments) -> Result:
     work, meter = arguments.work, Meter(arguments.rounds)
     # One round more: the last one ends with tests.
     values = scenario(work, arguments.rounds + 1, arguments.workers, arguments.backend)
+    if arguments.option:
+        values = changed(values, OPTIONS[arguments.option].changes)
     imports = since_start()
     with tempfile.TemporaryDirectory() as out:
         done = simulation.run(Scenario.model_validate(values), out=Path(out), reporter=Clock())
@@ -82,6 +96,7 @@ def run(arguments: Arguments) -> Result:
         cpu_per_round=meter.cpu_per_round,
         others_cpu_per_round=meter.others_cpu_per_round,
         parts_s={"interpreter": interpreter, "imports": imports - interpreter},
+        accuracy=done.rounds[-1].get("eval/accuracy"),
     )
 
 

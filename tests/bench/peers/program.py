@@ -28,6 +28,7 @@ class Result:
         cpu_per_round: Processor seconds of all processes together, after the warm-up.
         others_cpu_per_round: Processor seconds that other programs took meanwhile.
         parts_s: What the start-up consists of, where it is known.
+        accuracy: On test rows after the last round, where it is known.
     """
 
     seconds: list[float]
@@ -38,6 +39,7 @@ class Result:
     cpu_per_round: float | None
     others_cpu_per_round: float | None
     parts_s: dict[str, float] = field(default_factory=dict)
+    accuracy: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
 
@@ -49,6 +51,7 @@ class Arguments:
     rounds: int
     workers: int
     backend: str
+    option: str = ""
 
     @classmethod
     def parse(cls) -> Arguments:
@@ -58,8 +61,9 @@ class Arguments:
         parser.add_argument("--rounds", type=int, required=True)
         parser.add_argument("--workers", type=int, required=True)
         parser.add_argument("--backend", default="ray")
+        parser.add_argument("--option", default="", help="fedsim's, from tests.bench.options")
         given = parser.parse_args()
-        return cls(WORKS[given.work], given.rounds, given.workers, given.backend)
+        return cls(WORKS[given.work], given.rounds, given.workers, given.backend, given.option)
 
 
 class Meter:
