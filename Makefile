@@ -15,11 +15,12 @@ help:
 demo: $(READY)
 	$(BIN)/fedsim run scenarios/quickstart.yaml
 
+# Two processes, since much of a test's time is waiting for Ray to start.
 test: $(READY) lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist worksteal
 
 quick: $(READY)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench
