@@ -130,8 +130,9 @@ class EventStrategy(DeltaStrategy):
         nodes = [idle[int(i)] for i in draw.choice(len(idle), wanted, replace=False)]
         self.in_flight += wanted
         self.dispatched += wanted
-        arrays, config = to_record(self._weights), ConfigRecord()
-        return to_messages(nodes, self.version + 1, arrays, config, MessageType.TRAIN)
+        number, arrays, config = self.version + 1, to_record(self._weights), ConfigRecord()
+        packed = self._packed(number, nodes, arrays)
+        return to_messages(nodes, number, arrays, config, MessageType.TRAIN, packed=packed)
 
     def receive(self, reply: Message, staleness: int) -> ArrayRecord | None:
         """Take one answer; returns the new weights when it made the server update.

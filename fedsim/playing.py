@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -34,10 +34,12 @@ class PlayedGrid:
         self.weights: Arrays = probe.grid.facts["arrays"]
         self.downlink = probe.grid.downlink
 
-    def encode(self, record: ArrayRecord, number: int) -> tuple[Broadcast, Arrays]:
+    def encode(
+        self, records: Mapping[str, ArrayRecord], number: int
+    ) -> tuple[Broadcast, Arrays, Arrays | None]:
         """As many bytes as the probed clients received."""
         nothing = np.zeros(0, np.uint8)
-        return Broadcast("played", nothing, {"values": self.probe.down_bytes}), self.weights
+        return Broadcast("played", nothing, {"values": self.probe.down_bytes}), self.weights, None
 
     def share(self, value: Any) -> Any:
         """The value itself."""

@@ -126,13 +126,16 @@ class FedKSeed(DeltaStrategy):
         result: NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
         return result
 
+    def sums(self, update: Arrays) -> Arrays:
+        """A client's pairs as one sum for each seed; ``pro`` remembers the pairs."""
+        if self.pro:
+            self._remember(update)
+        return {ACCUMULATORS: self._any_pool(start=0).dense(update)}
+
     def _delta(self, content: RecordDict) -> Arrays:
         records = content.array_records
         update = to_arrays(records[DELTA] if DELTA in records else next(iter(records.values())))
-        sums = self._any_pool(start=0).dense(update)
-        if self.pro:
-            self._remember(update)
-        return {ACCUMULATORS: sums}
+        return self.sums(update)
 
     def _remember(self, update: Arrays) -> None:
         """Note the size of every scalar for its seed."""

@@ -194,6 +194,12 @@ def test_a_run_tells_time_staleness_and_bytes(tmp_path):
     assert sum(r["staleness"] for r in rows) > 0
 
 
+KSEED = {
+    "client": {"name": "kseed", "local_steps": 5, "batch_size": 4},
+    "strategy": {"name": "fedbuff_kseed", "num_seeds": 32, "buffer_size": 2},
+}
+
+
 def topk(feedback, density: float = 0.3) -> list:
     return [{"name": "topk", "density": density, "error_feedback": feedback}]
 
@@ -208,6 +214,8 @@ def topk(feedback, density: float = 0.3) -> list:
         (5, {"codec": {"up": topk("ef14")}, "devices": {**FLEET, "dropout": 0.3}}),
         (5, {"codec": {"up": topk({"name": "ef21", "server": "mirrors"})}}),
         (5, {"codec": {"up": [{"name": "powersgd", "rank": 1}]}}),
+        (5, {**KSEED}),
+        (3, {**KSEED, "strategy": {**KSEED["strategy"], "pro": True, "replay": "clients"}}),
     ],
 )
 def test_resume_in_the_middle_gives_the_same_bits(tmp_path, server_round, changes):
@@ -319,3 +327,12 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path):
     runs = [simulation.run(anarchic(engine=engine), out=tmp_path) for engine in engines]
     assert len({run.summary["weights_sha256"] for run in runs}) == 1
     assert all(comparable(run) == comparable(runs[0]) for run in runs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [KSEED, {"codec": {"up": topk("ef14")}}], ids=["seeds", "ef14"])
+def test_messages_and_memories_of_their_own_are_the_same_bits_on_workers(tmp_path, changes):
+    engines = [{"backend": "inline"}, {"backend": "ray", "workers": 2}]
+    runs = [simulation.run(anarchic(engine=engine, **changes), out=tmp_path) for engine in engines]
+    assert comparable(runs[0]) == comparable(runs[1])
+    assert runs[0].summary["weights_sha256"] == runs[1].summary["weights_sha256"]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from flwr.app import MetricRecord, RecordDict
+from flwr.app import Message, MetricRecord, RecordDict
 
 from fedsim import registry, simulation, wire
 from fedsim.checkpoint import Checkpoints
@@ -15,9 +15,10 @@ from fedsim.clients.kseed import KSeed
 from fedsim.directions import Directions
 from fedsim.engine.inline import InlineGrid
 from fedsim.errors import PluginError
+from fedsim.event_strategy import with_base
 from fedsim.seedpool import SeedPool, fingerprint
 from fedsim.seeds import Seeds
-from fedsim.strategy import DELTA, to_record
+from fedsim.strategy import DELTA, to_arrays, to_record
 from tests.engine.runs import comparable, recipe, stopped
 from tests.problems import tiny
 
@@ -308,3 +309,31 @@ def test_many_steps_travel_as_one_sum_for_each_seed():
     assert set(few) == {"seeds", "scalars"}
     assert many["accumulators"].tolist() == [10.0] * 16
     assert set(method._packed([(0, 1.0)] * 160, of, sums=False)) == {"seeds", "scalars"}
+
+
+def test_asynchronous_sums_are_those_of_the_buffer():
+    """Two pushes, one of them three versions old: G = 0.5 (A1 + s(3) A2), w = w0 - eta sum G z."""
+    options = {"num_seeds": 8, "learning_rate": 0.1, "buffer_size": 2, "server_learning_rate": 0.5}
+    strategy = registry.build("strategies", {"name": "fedbuff_kseed", **options})
+    strategy.begin(to_record(START))
+    pairs = [([1, 1, 5], [1.0, 2.0, 4.0]), ([5, 0], [-2.0, 6.0])]
+    record = None
+    for (seeds, scalars), staleness in zip(pairs, (0, 3), strict=True):
+        assert record is None
+        update = {"seeds": np.array(seeds, np.uint8), "scalars": np.array(scalars, np.float32)}
+        content = RecordDict({DELTA: to_record(update), "m": MetricRecord({"num-examples": 1})})
+        asked = Message(RecordDict({}), dst_node_id=seeds[0], message_type="train")
+        reply = with_base(Message(content, reply_to=asked), {})
+        record = strategy.receive(reply, staleness)
+    expected = np.zeros(8, np.float32)
+    expected[[1, 5, 0]] = 0.5 / 2 * np.array([3.0, 4.0 - 1.0, 3.0])  # s(3) = 1/2
+    np.testing.assert_allclose(strategy.state["accumulators"], expected, rtol=1e-6)
+    whole = strategy._pool().rebuild(START, expected, 1)
+    for name, x in to_arrays(record).items():
+        np.testing.assert_allclose(x, whole[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("option", [{"server_momentum": 0.9}, {"synchronise": "missing"}])
+def test_what_a_buffer_of_seeds_cannot_do_is_refused(option):
+    with pytest.raises(PluginError, match=next(iter(option)) + "|one version"):
+        registry.build("strategies", {"name": "fedbuff_kseed", **option})

@@ -56,10 +56,14 @@ class Timetable(Protocol):
 class _Version:
     """One model of the server, as it is sent."""
 
-    def __init__(self, grid: WorkerGrid, weights: ArrayRecord, number: int) -> None:
-        self.weights = weights
+    def __init__(self, grid: WorkerGrid, records: Mapping[str, ArrayRecord], number: int) -> None:
+        self.records = records
         self.broadcast: Broadcast
-        self.broadcast, self.sent = grid.encode(weights, number)
+        self.broadcast, self.sent, self._beside = grid.encode(records, number)
+
+    def shared(self, grid: WorkerGrid) -> list[Any]:
+        """What workers need of it, where all can read it."""
+        return [grid.share(x) for x in (self.broadcast, self._beside) if x is not None]
 
 
 class EventLoop:
@@ -139,14 +143,14 @@ class EventLoop:
         messages = list(self.strategy.dispatch(self.now, idle))
         if not messages:
             return
-        weights = next(iter(messages[0].content.array_records.values()))
-        flights = [self._flight(message, weights) for message in messages]
+        records = dict(messages[0].content.array_records)
+        flights = [self._flight(message, records) for message in messages]
         self.timetable.set_bounds(flights, self.versions[self.version].broadcast.num_bytes)
         for flight in flights:
             self.flights.start(flight)
 
-    def _flight(self, message: Message, weights: ArrayRecord) -> Flight:
-        self.versions.take(self.version, partial(_Version, self.grid, weights, self.version))
+    def _flight(self, message: Message, records: Mapping[str, ArrayRecord]) -> Flight:
+        self.versions.take(self.version, partial(_Version, self.grid, records, self.version))
         self._started += 1
         return Flight(
             number=self._started,
@@ -169,8 +173,8 @@ class EventLoop:
     # -- who works -----------------------------------------------------------------------------
 
     def _work(self, flights: Sequence[Flight]) -> None:
-        handles = {v: self.grid.share(self.versions[v].broadcast) for v in _versions(flights)}
-        calls = [(self._block(flight), handles[flight.version]) for flight in flights]
+        handles = {v: self.versions[v].shared(self.grid) for v in _versions(flights)}
+        calls = [(self._block(flight), *handles[flight.version]) for flight in flights]
         for flight, result in zip(flights, self.grid.map("train", calls), strict=True):
             flight.result = result
             self.grid.downlink.charge(result.reports[0], self.versions[flight.version].broadcast)
@@ -211,7 +215,10 @@ class EventLoop:
             "started": self._started,
             "failures": list(self._failures),
             "flights": [flight.saved() for flight in self.flights],
-            "versions": {n: to_arrays(v.weights) for n, v in self.versions.items().items()},
+            "versions": {
+                n: {name: to_arrays(record) for name, record in version.records.items()}
+                for n, version in self.versions.items().items()
+            },
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
@@ -219,11 +226,12 @@ class EventLoop:
         self.now = self._closed_at = saved["now"]
         self.version, self._started = saved["version"], saved["started"]
         self._failures.extend(saved["failures"])
-        weights: dict[int, Arrays] = saved["versions"]
+        versions: dict[int, dict[str, Arrays]] = saved["versions"]
         for values in saved["flights"]:
             flight = Flight(**values)
-            record = to_record(weights[flight.version])
-            self.versions.take(flight.version, partial(_Version, self.grid, record, flight.version))
+            records = {n: to_record(arrays) for n, arrays in versions[flight.version].items()}
+            make = partial(_Version, self.grid, records, flight.version)
+            self.versions.take(flight.version, make)
             self.flights.start(flight)
 
 

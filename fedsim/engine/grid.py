@@ -28,6 +28,7 @@ from fedsim.engine.messages import (
     alike,
     bind_task,
     own_weights,
+    rejection,
     reply,
 )
 from fedsim.engine.states import ClientStates
@@ -175,10 +176,19 @@ class WorkerGrid(MessageGrid):
         """Name these clients only, from now on; None names all again."""
         self._offered = clients
 
-    def encode(self, record: ArrayRecord, number: int) -> tuple[Broadcast, Arrays]:
-        """Weights as they travel, and as the server has them; equal for equal numbers."""
-        sent = conform(to_arrays(record, copy=False), self.facts["arrays"])
-        return self.downlink.encode(sent, number=number), sent
+    def encode(
+        self, records: Mapping[str, ArrayRecord], number: int
+    ) -> tuple[Broadcast, Arrays, Arrays | None]:
+        """A message as it travels and as the server has it, equal for equal numbers.
+
+        Third, the weights beside a packed message, if there are any.
+        """
+        beside = [to_arrays(r, copy=False) for name, r in records.items() if name != PACKED]
+        if PACKED in records:
+            vectors = to_arrays(records[PACKED], copy=False)
+            return self.downlink.pack(vectors), vectors, next(iter(beside), None)
+        sent = conform(beside[0], self.facts["arrays"])
+        return self.downlink.encode(sent, number=number), sent, None
 
     def answer(
         self, block: Block, result: BlockResult, broadcast: Broadcast, sent: Arrays
@@ -375,7 +385,7 @@ class WorkerGrid(MessageGrid):
                 try:
                     delta = self._decoded(group, block, report, Payload(data))
                 except PayloadError as problem:
-                    yield self._reject(block, group, report, problem)
+                    yield rejection(block, group, report, problem)
                     continue
                 yield reply(group.messages[report.client], self._hand(delta, group), [report])
 
@@ -383,13 +393,6 @@ class WorkerGrid(MessageGrid):
         if self._packed:
             return wire.unpack(payload)
         return decode_update(self.codecs.up, payload, group.sent, block.residual(report.client))
-
-    def _reject(self, block: Block, group: Group, report: Report, problem: PayloadError) -> Message:
-        """Count a client whose payload cannot be used as failed."""
-        report.status = "failed"
-        report.error = f"client {report.client}, round {block.server_round}, decode: {problem}"
-        log.warning(report.error)
-        return Message(Error(code=2, reason=report.error), reply_to=group.messages[report.client])
 
     def _hand(self, delta: Arrays, group: Group) -> tuple[str, Arrays]:
         return (DELTA, delta) if self.deltas else (ARRAYS, add(group.sent, delta))

@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fedsim.arrays import Arrays
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report
+from fedsim.errors import PayloadError
 from fedsim.strategy import METRICS, NUM_EXAMPLES, WEIGHT, to_record
+
+log = logging.getLogger("fedsim.clients")
 
 
 @dataclass
@@ -114,3 +118,11 @@ def bind_task() -> None:
     from flwr.supercore.task_identity import TaskIdentity
 
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+
+
+def rejection(block: Block, group: Group, report: Report, problem: PayloadError) -> Message:
+    """Count a client whose payload cannot be used as failed, and say so to the strategy."""
+    report.status = "failed"
+    report.error = f"client {report.client}, round {block.server_round}, decode: {problem}"
+    log.warning(report.error)
+    return Message(Error(code=2, reason=report.error), reply_to=group.messages[report.client])
