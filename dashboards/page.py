@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from fedsim import compare, dashboards
 from fedsim.dashboards import assets
-from fedsim.dashboards.drawing import Group, groups
+from fedsim.dashboards.drawing import Group, groups, notes
 from fedsim.dashboards.panel import NothingToShow, Panel
 from fedsim.differences import flatten
 from fedsim.results import Run, write_text, writing
@@ -98,13 +98,15 @@ def _panel(panel: Panel, runs: Sequence[Run]) -> str:
         body = f'<p class="empty">Nothing to show: {html.escape(str(reason))}</p>'
     else:
         body = to_html(
-            figure,
+            figure.to_dict(),
+            validate=False,  # it was when it was made; a second time takes seconds
             full_html=False,
             include_plotlyjs=False,
             config=CONFIG,
             div_id="panel-" + panel.title.lower().replace(" ", "-"),
             default_height=f"{figure.layout.height}px",
         )
+        body += "".join(f'<p class="dim note">{html.escape(text)}</p>' for text in notes(figure))
     return f"""<section class="panel">
 <h2>{html.escape(panel.title)}</h2>
 <p class="dim">{html.escape(panel.question)}</p>
