@@ -141,12 +141,11 @@ def _tables(runs: Sequence[Run]) -> str:
             reason = html.escape(f"{row.label}, seed {row.seed}: {row.reason}")
             result += f'<p class="bad">{reason}</p>'
     if any(len(group.rows) > 1 for group in compared.groups):
-        cells = [compare.group_cells(group) for group in compared.groups]
-        table = _table(
-            compare.GROUP_COLUMNS, cells, list(map(_swatch, drawn)), f"{compare.GROUP_CAPTION}."
-        )
+        headings, cells = compare.group_layout(compared)
+        caption = f"{compare.GROUP_CAPTION}."
+        table = _table(headings, cells, list(map(_swatch, drawn)), caption)
         result += f"<h2>Over seeds</h2>{table}"
-    if compared.has_option_table:
+    if compare.has_option_table(compared):
         headings, cells = compare.option_layout(compared)
         result += f"<h2>Options that differ</h2>{_table(headings, cells, swatches, '')}"
     return f"<section>{result}</section>"
@@ -183,10 +182,17 @@ def _breakable(heading: str) -> str:
 def _line(cells: Sequence[compare.Cell], swatch: str) -> list[str]:
     """Attribute to sort by and content of each cell; the swatch goes into the first."""
     texts = [
-        f'data-sort="{html.escape("" if value is None else str(value))}">{html.escape(text)}'
+        f'data-sort="{html.escape("" if value is None else str(value))}"{_exact(text, value)}>'
+        f"{html.escape(text)}"
         for text, value in cells
     ]
     return [texts[0].replace(">", f">{swatch}", 1), *texts[1:]]
+
+
+def _exact(text: str, value: float | str | None) -> str:
+    """The number behind a rounded one, shown on hover."""
+    number = isinstance(value, int | float) and text != str(value)
+    return f' title="{value:,}"' if number else ""
 
 
 def _swatch(group: Group) -> str:

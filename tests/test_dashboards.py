@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
@@ -123,7 +124,7 @@ def test_many_differing_options_get_a_table_of_their_own(tmp_path: Path) -> None
     other = {"engine": engine, "client": {"name": "sgd", "momentum": 0.5, "modules": ["q", "v"]}}
     runs = [make_run(tmp_path), make_run(tmp_path, values=other)]
     compared = compare.table(runs)
-    assert compared.has_option_table
+    assert compare.has_option_table(compared)
     text = printed(compared)
     assert "options that differ" in text
     assert "threads_per_worker=3" in text
@@ -141,6 +142,36 @@ def test_json_is_exact(tmp_path: Path) -> None:
     assert (row["up_bytes"], row["failed_clients"], row["best_round"]) == (2_469_134, 2, 1)
     assert "2.47 MB" in printed(compare.table([run]))
     assert record["groups"][0]["up_bytes"] == {"n": 1, "mean": 2_469_134.0, "sd": None}
+
+
+def test_head_table_has_what_any_run_measured(tmp_path: Path) -> None:
+    plain = make_run(tmp_path, values={"name": "plain"})
+    full = make_full_run(tmp_path, name="full")
+    table = compare.table([plain, full])
+    headings, lines, _ = compare.layout(table)
+    cells = [dict(zip(headings, line, strict=True)) for line in lines]
+    assert cells[0]["virtual time"] == ("2 min 0 s", 120.0)
+    assert cells[0]["energy"] == ("1 kJ", 1000.0)
+    assert cells[0]["memory"] == ("102 B", 102)
+    assert [line["epsilon"] for line in cells] == [("–", None), ("2", 2)]
+    assert "epsilon" not in compare.layout(compare.table([plain]))[0]
+    for text in ("2 min 0 s", "1 kJ", "102 B"):
+        assert text in printed(table)
+
+
+def test_csv_is_exact(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, up=1_234_567), make_run(tmp_path, values={"num_rounds": 9})]
+    lines = list(csv.DictReader(io.StringIO(compare.to_csv(compare.table(runs)))))
+    assert [line["up_bytes"] for line in lines] == ["2469134", "2000"]
+    assert [line["num_rounds"] for line in lines] == ["2", "9"]
+    assert (lines[0]["energy_j"], lines[0]["epsilon"]) == ("1000.0", "")
+    assert compare.to_csv(compare.table([])) == "\n"
+
+
+def test_numbers_of_the_page_are_exact_on_hover(tmp_path: Path) -> None:
+    html = page.page([make_run(tmp_path, (0.1, 1 / 3), up=1_234_567)])
+    assert 'title="1,234,567">1.23 MB<' in html
+    assert 'title="0.3333333333333333">0.3333<' in html
 
 
 def test_failed_and_running_runs_say_so(tmp_path: Path) -> None:
