@@ -6,22 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from fedsim.dashboards.drawing import (
-    Values,
-    band,
-    buttons,
-    cumulative,
-    curve,
-    groups,
-    line,
-    log_bytes,
-    round_ticks,
-    styled,
-    widths,
-)
+from fedsim.dashboards.curves import Column, cumulative
+from fedsim.dashboards.drawing import add_lines, buttons, groups, log_bytes, round_ticks, styled
 from fedsim.dashboards.panel import NothingToShow
 from fedsim.results import Run
 
@@ -36,7 +26,7 @@ DIRECTIONS = {
 
 def draw(runs: Sequence[Run]) -> go.Figure:
     """Draw cumulative bytes over rounds, one subplot per direction on a common scale."""
-    drawn = [g for g in groups(runs) if any(any(_sent(run).values()) for run in g.runs)]
+    drawn = [g for g in groups(runs) if any(_sent(run).positive for run in g.runs)]
     if not drawn:
         raise NothingToShow("No run has sent any bytes yet.")
     figure = make_subplots(
@@ -47,19 +37,14 @@ def draw(runs: Sequence[Run]) -> go.Figure:
         horizontal_spacing=0.04,
     )
     for column, key in enumerate(DIRECTIONS, start=1):
-        for group, width in zip(drawn, widths(len(drawn)), strict=True):
-            points = curve(group.runs, partial(_sent, keys=(key,)))
-            if len(group.runs) > 1:
-                figure.add_trace(band(group, points), row=1, col=column)
-            hover = "round %{x}: %{y:.4s}B"
-            trace = line(group, points, hover, width, showlegend=column == 1)
-            figure.add_trace(trace, row=1, col=column)
+        sent = partial(_sent, keys=(key,))
+        add_lines(figure, drawn, sent, "round %{x}: %{y:.4s}B", (1, column), column == 1)
     return _finished(figure, runs)
 
 
-def _sent(run: Run, keys: Sequence[str] = tuple(DIRECTIONS)) -> Values:
+def _sent(run: Run, keys: Sequence[str] = tuple(DIRECTIONS)) -> Column:
     """Bytes so far, from round 1: round 0 sends nothing, and a log scale has no place for it."""
-    return {n: value for n, value in cumulative(run, *keys).items() if n > 0}
+    return cumulative(run, *keys).since(1)
 
 
 def _finished(figure: go.Figure, runs: Sequence[Run]) -> go.Figure:
@@ -68,7 +53,7 @@ def _finished(figure: go.Figure, runs: Sequence[Run]) -> go.Figure:
     figure.update_yaxes(tickformat="~s", ticksuffix="B", rangemode="tozero")
     figure.update_yaxes(title={"text": "bytes, all clients so far"}, col=1)
     linear = {"type": "linear", "tickmode": None, "tickvals": None, "ticktext": None}
-    log = {"type": "log", **log_bytes([y for trace in figure.data for y in trace.y])}
+    log = {"type": "log", **log_bytes(np.concatenate([trace.y for trace in figure.data]))}
     figure.update_layout(updatemenus=buttons([_scale(linear), _scale(log)]))
     return figure
 

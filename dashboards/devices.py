@@ -8,20 +8,8 @@ from functools import partial
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from fedsim.dashboards.drawing import (
-    Group,
-    Values,
-    band,
-    by_round,
-    cumulative,
-    curve,
-    groups,
-    line,
-    rgba,
-    round_ticks,
-    styled,
-    widths,
-)
+from fedsim.dashboards.curves import Column, by_round, cumulative
+from fedsim.dashboards.drawing import Group, add_lines, groups, rgba, round_ticks, styled
 from fedsim.dashboards.panel import NothingToShow
 from fedsim.results import Run
 
@@ -40,7 +28,9 @@ UNITS = {"time/virtual_s": "s", "energy/joules": "J"}
 
 def draw(runs: Sequence[Run]) -> go.Figure:
     """Draw virtual time and energy over rounds, and bars of clients by what became of them."""
-    timed = [g for g in groups(runs) if any(by_round(run, "time/virtual_s") for run in g.runs)]
+    timed = [
+        g for g in groups(runs) if any(by_round(run, "time/virtual_s").known for run in g.runs)
+    ]
     if not timed:
         raise NothingToShow("No run has devices; see the scenario key `devices`.")
     titles = [*CURVES.values(), "clients chosen over the run, by what became of them"]
@@ -53,29 +43,30 @@ def draw(runs: Sequence[Run]) -> go.Figure:
         horizontal_spacing=0.08,
     )
     for column, key in enumerate(CURVES, start=1):
-        for group, width in zip(timed, widths(len(timed)), strict=True):
-            points = curve(group.runs, partial(_so_far, key=key))
-            if len(group.runs) > 1:
-                figure.add_trace(band(group, points), row=1, col=column)
-            hover = f"round %{{x}}: %{{y:.4~s}}{UNITS[key]}"
-            figure.add_trace(line(group, points, hover, width, showlegend=column == 1), 1, column)
+        hover = f"round %{{x}}: %{{y:.4~s}}{UNITS[key]}"
+        add_lines(figure, timed, partial(_so_far, key=key), hover, (1, column), column == 1)
     _add_outcomes(figure, timed)
     styled(figure, height=520 + 26 * len(timed))
     figure.update_xaxes(title={"text": "round"}, dtick=round_ticks(runs), row=1)
     for column, (key, unit) in enumerate(UNITS.items(), start=1):
         figure.update_yaxes(
-            title={"text": CURVES[key]}, tickformat="~s", ticksuffix=unit, row=1, col=column
+            title={"text": f"{CURVES[key]} ({unit})"},
+            tickformat="~s",
+            ticksuffix=unit,
+            row=1,
+            col=column,
         )
     figure.update_yaxes(rangemode="tozero", row=1)
     return figure
 
 
-def _so_far(run: Run, key: str) -> Values:
-    return {n: value for n, value in cumulative(run, key).items() if n > 0}
+def _so_far(run: Run, key: str) -> Column:
+    return cumulative(run, key).since(1)
 
 
 def _add_outcomes(figure: go.Figure, timed: Sequence[Group]) -> None:
     """One stacked bar per group; what is left out is hatched."""
+    longest = max(_total(group.runs, "selected") for group in timed)
     for group in timed:
         counts = {"completed": _total(group.runs, "completed")}
         counts |= {name: _total(group.runs, name) for name in (*LOST, "failed")}
@@ -83,13 +74,14 @@ def _add_outcomes(figure: go.Figure, timed: Sequence[Group]) -> None:
             if count:
                 bar = go.Bar(
                     x=[count],
-                    y=[group.name],
+                    y=[group.short],
                     name=group.name,
                     orientation="h",
                     legendgroup=group.label,
                     showlegend=False,
-                    text=WORDS.get(name, name),
+                    text=WORDS.get(name, name) if count > 0.1 * longest else "",
                     textposition="inside",
+                    textangle=0,
                     marker={
                         "color": rgba(group.colour, 0.8 if place == 0 else 0.35),
                         "line": {"color": group.colour, "width": 1},
@@ -99,8 +91,8 @@ def _add_outcomes(figure: go.Figure, timed: Sequence[Group]) -> None:
                 figure.add_trace(bar, row=2, col=1)
     figure.update_layout(barmode="stack")
     figure.update_xaxes(title={"text": "clients"}, row=2, col=1)
-    figure.update_yaxes(autorange="reversed", row=2, col=1)
+    figure.update_yaxes(autorange="reversed", title={"text": "run"}, row=2, col=1)
 
 
 def _total(runs: Sequence[Run], name: str) -> float:
-    return sum(sum(by_round(run, f"clients/{name}").values()) for run in runs)
+    return float(sum(by_round(run, f"clients/{name}").values.sum() for run in runs))

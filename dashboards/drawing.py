@@ -1,4 +1,4 @@
-"""What panels share: groups of seeds with their colours, curves over seeds, the look."""
+"""What panels share: groups of seeds with their colours, lines and bands, the look."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from fedsim import differences
+from fedsim.dashboards.curves import THINNING, Column, Curve, Floats, curve, most_points, thinning
 from fedsim.results import Run
 from fedsim.units import human_bytes
 
@@ -22,6 +23,9 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "triangle-down")
 MAX_MARKERS = 12
 """Longer lines have markers at some of their points only."""
 MAX_LABEL = 60
+MAX_AXIS_LABEL = 36
+MAX_GROUPS = 24
+"""Groups whose single clients are shown."""
 GRID = "rgba(128,128,128,0.25)"
 UNITS = {
     "accuracy": "share of correct answers",
@@ -49,9 +53,19 @@ class Group:
 
         Figures read names as markup, so it is escaped here once.
         """
-        short = self.label if len(self.label) <= MAX_LABEL else self.label[: MAX_LABEL - 1] + "…"
+        return self._named(MAX_LABEL)
+
+    @property
+    def short(self) -> str:
+        """The same for axes, where it takes the place of the figure."""
+        return self._named(MAX_AXIS_LABEL)
+
+    def _named(self, most: int) -> str:
+        kept = self.label
+        if len(kept) > most:  # names differ at their ends as often as at their beginnings
+            kept = f"{kept[: most // 2]}…{kept[len(kept) - most // 2 + 1 :]}"
         seeds = f", {len(self.runs)} seeds" if len(self.runs) > 1 else ""
-        return html.escape(short, quote=False) + seeds
+        return html.escape(kept, quote=False) + seeds
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
@@ -69,59 +83,11 @@ def groups(runs: Sequence[Run]) -> list[Group]:
     ]
 
 
-@dataclass(frozen=True)
-class Curve:
-    """Means over seeds, point by point; ``n`` is the number of seeds behind each point."""
-
-    x: list[float]
-    mean: list[float]
-    low: list[float]
-    high: list[float]
-    n: list[int]
-
-
-Values = Mapping[int, float]
-"""A quantity of one run by round."""
-
-
-def by_round(run: Run, key: str) -> Values:
-    """A column of the run; NaN where the run wrote null."""
-    return dict(zip(*run.column(key), strict=True))
-
-
-def cumulative(run: Run, *keys: str) -> Values:
-    """Running total of the sum of some columns, over all rounds of the run."""
-    total, result = 0.0, {}
-    for record in run.rounds:
-        total += sum(record.get(key) or 0.0 for key in keys)
-        result[record["round"]] = total
-    return result
-
-
-def curve(
-    runs: Sequence[Run],
-    y: Callable[[Run], Values],
-    x: Callable[[Run], Values] | None = None,
-) -> Curve:
-    """Mean and range of ``y`` over runs, at the mean ``x`` of each round (the round by default).
-
-    A point is the mean of those runs that have this round; a NaN in one of them makes a gap.
-    """
-    ys = [y(run) for run in runs]
-    xs = [
-        x(run) if x else {n: float(n) for n in values} for run, values in zip(runs, ys, strict=True)
-    ]
-    points = []
-    for n in sorted({n for values in ys for n in values}):
-        here = [(a[n], b[n]) for a, b in zip(xs, ys, strict=True) if n in b]
-        heights = [b for _, b in here]
-        gap = any(math.isnan(b) for b in heights)
-        low, high = (math.nan, math.nan) if gap else (min(heights), max(heights))
-        points.append((fmean(a for a, _ in here), fmean(heights), low, high, len(here)))
-    return Curve(*(list(column) for column in zip(*points, strict=True))) if points else _EMPTY
-
-
-_EMPTY = Curve([], [], [], [], [])
+def first_groups(drawn: Sequence[Group], most: int = MAX_GROUPS) -> tuple[list[Group], str]:
+    """Groups whose single clients a panel shows, and a note about those that it leaves out."""
+    kept = list(drawn[:most])
+    text = f"Only the first {most} of {len(drawn)} runs are shown here."
+    return kept, text if len(kept) < len(drawn) else ""
 
 
 def line(group: Group, points: Curve, hover: str, width: float = 2.0, **place: Any) -> go.Scatter:
@@ -147,6 +113,58 @@ def line(group: Group, points: Curve, hover: str, width: float = 2.0, **place: A
         hovertemplate=f"<b>%{{fullData.name}}</b><br>{hover}{seeds}<extra></extra>",
         **place,
     )
+
+
+def add_lines(
+    figure: go.Figure,
+    drawn: Sequence[Group],
+    y: Callable[[Run], Column],
+    hover: str,
+    place: tuple[int, int],
+    legend: bool,
+) -> None:
+    """Draw a quantity over rounds into one subplot: a line per group, and a band over seeds.
+
+    Args:
+        figure: With subplots.
+        drawn: Groups, in the order of the legend.
+        y: The quantity of one run.
+        hover: See ``line``.
+        place: Row and column of the subplot.
+        legend: Whether these lines are in the legend.
+    """
+    row, column = place
+    most = most_points(len(drawn))
+    for group, width in zip(drawn, widths(len(drawn)), strict=True):
+        points = curve(group.runs, y)
+        if len(points.x) > most:
+            points = points.at(thinning(points.mean, most))
+            note(figure, THINNING.format(most=most))
+        if has_band(group, drawn):
+            figure.add_trace(band(group, points), row=row, col=column)
+        trace = line(group, points, hover, width, showlegend=legend)
+        figure.add_trace(trace, row=row, col=column)
+
+
+MAX_BANDS = 12
+"""More groups in one subplot have no bands, which would hide each other."""
+
+
+def has_band(group: Group, drawn: Sequence[Group]) -> bool:
+    """Whether a group among others is drawn with a band over its seeds."""
+    return len(group.runs) > 1 and len(drawn) <= MAX_BANDS
+
+
+def note(figure: go.Figure, text: str) -> None:
+    """Add a sentence to what the page says below the figure, once."""
+    known = notes(figure)
+    if text not in known:
+        figure.layout.meta = {"notes": [*known, text]}
+
+
+def notes(figure: go.Figure) -> list[str]:
+    """Sentences about what the figure leaves out."""
+    return list((figure.layout.meta or {}).get("notes", []))
 
 
 def widths(number: int) -> list[float]:
@@ -175,11 +193,11 @@ def band(group: Group, points: Curve, **place: Any) -> go.Scatter:
     )
 
 
-def outline(points: Curve) -> tuple[list[float], list[float]]:
+def outline(points: Curve) -> tuple[Floats, Floats]:
     """The closed outline of a curve's range: along the top, back along the bottom."""
-    kept = [p for p in zip(points.x, points.low, points.high, strict=True) if not math.isnan(p[1])]
-    x = [p[0] for p in kept]
-    return x + x[::-1], [p[2] for p in kept] + [p[1] for p in reversed(kept)]
+    kept = points.at(~np.isnan(points.low))
+    there_and_back = np.concatenate([kept.x, kept.x[::-1]])
+    return there_and_back, np.concatenate([kept.high, kept.low[::-1]])
 
 
 def rgba(colour: str, alpha: float) -> str:
@@ -243,20 +261,37 @@ def round_ticks(runs: Sequence[Run]) -> int | None:
     return 1 if max((r["round"] for run in runs for r in run.rounds), default=0) <= 10 else None
 
 
-def log_bytes(values: Sequence[float]) -> dict[str, Any]:
+def log_bytes(values: Sequence[float] | Floats) -> dict[str, Any]:
     """Ticks of a logarithmic byte axis: 1, 2 and 5 of each decade, only 1 over long ranges."""
-    positive = [v for v in values if v > 0]
-    low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
+    numbers = np.asarray(values, float)
+    positive = numbers[numbers > 0]
+    low, high = math.floor(math.log10(positive.min())), math.ceil(math.log10(positive.max()))
     digits = (1, 2, 5) if high - low <= 3 else (1,)
     ticks = [digit * 10**power for power in range(low, high + 1) for digit in digits]
     return {"tickmode": "array", "tickvals": ticks, "ticktext": [human_bytes(t) for t in ticks]}
 
 
-def buttons(choices: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def rounded(values: Any) -> Any:
+    """Numbers for a button or slider, to seven digits: they are in the page once per choice.
+
+    >>> rounded(np.array([1 / 3, 12345678.0, 0.0])).tolist()
+    [0.3333333, 12345680.0, 0.0]
+    """
+    if values is None:
+        return None
+    numbers = np.asarray(values, float)
+    sizes = np.abs(np.where(np.isfinite(numbers) & (numbers != 0), numbers, 1.0))
+    shift = 6 - np.floor(np.log10(sizes)).astype(int)
+    up, down = 10.0 ** np.maximum(shift, 0), 10.0 ** np.maximum(-shift, 0)
+    return np.round(numbers * up / down) * down / up
+
+
+def buttons(choices: Sequence[Mapping[str, Any]], active: int = 0) -> list[dict[str, Any]]:
     """A row of buttons above the figure, for ``layout.updatemenus``."""
     return [
         {
             "type": "buttons",
+            "active": active,
             "direction": "right",
             "x": 0,
             "xanchor": "left",
@@ -269,3 +304,22 @@ def buttons(choices: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "buttons": list(choices),
         }
     ]
+
+
+def dropdown(choices: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A menu above the figure, for more choices than buttons have room for."""
+    (menu,) = buttons(choices)
+    return [{**menu, "type": "dropdown", "direction": "down", "showactive": True}]
+
+
+def slider(figure: go.Figure, name: str, steps: Sequence[Mapping[str, Any]], active: int) -> None:
+    """Put a slider below the figure, which grows by its height."""
+    height = figure.layout.height + SLIDER_HEIGHT
+    below = {"x": 0, "len": 1, "y": 0, "yanchor": "top", "pad": {"t": 52, "b": 8}}
+    look = {"font": {"color": "#888", "size": 12}, "bordercolor": "#999", "bgcolor": "#d4d4d4"}
+    value = {"prefix": name, "font": {"size": 13, "color": "#888"}, "xanchor": "left"}
+    bar = {**below, **look, "active": active, "currentvalue": value, "steps": list(steps)}
+    figure.update_layout(height=height, sliders=[bar], margin_b=SLIDER_HEIGHT + 60)
+
+
+SLIDER_HEIGHT = 80

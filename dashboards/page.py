@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from fedsim import compare, dashboards
 from fedsim.dashboards import assets
-from fedsim.dashboards.drawing import Group, groups
+from fedsim.dashboards.drawing import Group, groups, notes
 from fedsim.dashboards.panel import NothingToShow, Panel
 from fedsim.differences import flatten
 from fedsim.results import Run, write_text, writing
@@ -98,13 +98,15 @@ def _panel(panel: Panel, runs: Sequence[Run]) -> str:
         body = f'<p class="empty">Nothing to show: {html.escape(str(reason))}</p>'
     else:
         body = to_html(
-            figure,
+            figure.to_dict(),
+            validate=False,  # it was when it was made; a second time takes seconds
             full_html=False,
             include_plotlyjs=False,
             config=CONFIG,
             div_id="panel-" + panel.title.lower().replace(" ", "-"),
             default_height=f"{figure.layout.height}px",
         )
+        body += "".join(f'<p class="dim note">{html.escape(text)}</p>' for text in notes(figure))
     return f"""<section class="panel">
 <h2>{html.escape(panel.title)}</h2>
 <p class="dim">{html.escape(panel.question)}</p>
@@ -139,12 +141,11 @@ def _tables(runs: Sequence[Run]) -> str:
             reason = html.escape(f"{row.label}, seed {row.seed}: {row.reason}")
             result += f'<p class="bad">{reason}</p>'
     if any(len(group.rows) > 1 for group in compared.groups):
-        cells = [compare.group_cells(group) for group in compared.groups]
-        table = _table(
-            compare.GROUP_COLUMNS, cells, list(map(_swatch, drawn)), f"{compare.GROUP_CAPTION}."
-        )
+        headings, cells = compare.group_layout(compared)
+        caption = f"{compare.GROUP_CAPTION}."
+        table = _table(headings, cells, list(map(_swatch, drawn)), caption)
         result += f"<h2>Over seeds</h2>{table}"
-    if compared.has_option_table:
+    if compare.has_option_table(compared):
         headings, cells = compare.option_layout(compared)
         result += f"<h2>Options that differ</h2>{_table(headings, cells, swatches, '')}"
     return f"<section>{result}</section>"
@@ -181,10 +182,17 @@ def _breakable(heading: str) -> str:
 def _line(cells: Sequence[compare.Cell], swatch: str) -> list[str]:
     """Attribute to sort by and content of each cell; the swatch goes into the first."""
     texts = [
-        f'data-sort="{html.escape("" if value is None else str(value))}">{html.escape(text)}'
+        f'data-sort="{html.escape("" if value is None else str(value))}"{_exact(text, value)}>'
+        f"{html.escape(text)}"
         for text, value in cells
     ]
     return [texts[0].replace(">", f">{swatch}", 1), *texts[1:]]
+
+
+def _exact(text: str, value: float | str | None) -> str:
+    """The number behind a rounded one, shown on hover."""
+    number = isinstance(value, int | float) and text != str(value)
+    return f' title="{value:,}"' if number else ""
 
 
 def _swatch(group: Group) -> str:

@@ -15,7 +15,14 @@ class NothingToShow(Exception):
 
 
 class Panel(Protocol):
-    """A module with these attributes is a panel."""
+    """A module with these attributes is a panel.
+
+    ``draw`` may have further keyword-only arguments with defaults, annotated with ``int``,
+    ``float`` or ``str`` (or None): what a reader may choose, such as ``target`` of
+    ``dashboards/target.py``. The report page draws the defaults, with buttons or a slider inside
+    the figure; whoever draws live may pass values. Sentences about what a figure leaves out
+    (thinned lines, runs that are not shown) are added by ``drawing.note`` and printed below it.
+    """
 
     order: int
     """Place on the page, lowest first."""

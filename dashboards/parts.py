@@ -34,7 +34,7 @@ def draw(runs: Sequence[Run]) -> go.Figure:
             means = [_mean(group, way, part) for group in drawn]
             bar = go.Bar(
                 x=means,
-                y=[group.name for group in drawn],
+                y=[group.short for group in drawn],
                 name=part,
                 orientation="h",
                 legendgroup=part,

@@ -1,4 +1,4 @@
-"""Panel: the score of each run against rounds, bytes and time."""
+"""Panel: the score of each run against rounds, bytes, time and energy."""
 
 from __future__ import annotations
 
@@ -6,22 +6,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
-from fedsim.dashboards.drawing import (
+from fedsim.dashboards.costs import COSTS, Cost, scores
+from fedsim.dashboards.curves import (
+    THINNING,
+    Column,
     Curve,
+    combined,
+    most_points,
+    rounds_of,
+    thinning,
+)
+from fedsim.dashboards.drawing import (
     Group,
-    Values,
     band,
     buttons,
-    by_round,
-    cumulative,
-    curve,
     groups,
+    has_band,
     line,
     log_bytes,
     metric_label,
+    note,
     round_ticks,
+    rounded,
     styled,
 )
 from fedsim.dashboards.panel import NothingToShow
@@ -30,7 +39,7 @@ from fedsim.results import Run
 order = 10
 title = "Score"
 question = (
-    "What score does each run reach, and after how many rounds, bytes and seconds? "
+    "What score does each run reach, and after how many rounds, bytes, seconds and joules? "
     "Lines are means over seeds, shaded from the lowest to the highest seed."
 )
 
@@ -42,47 +51,46 @@ class View:
     name: str
     axis: str
     hover: str
-    x: Callable[[Run], Values] | None = None
+    x: Callable[[Run], Column] | None = None
     log: bool = False
+    suffix: str = ""
 
 
-def _bytes(run: Run) -> Values:
-    return cumulative(run, "comm/up_bytes", "comm/down_bytes")
+ROUNDS = View("rounds", "round (0 = before training)", "round %{x}")
 
 
-def _seconds(run: Run) -> Values:
-    return cumulative(run, "time/wall_s")
+def _view(cost: Cost) -> View:
+    log = cost.unit == "B"
+    axis = f"{cost.axis}, so far" + (" (log scale; round 0 has none)" if log else "")
+    hover = f"%{{x:.4~s}}{cost.unit}"
+    return View(cost.name, axis, hover, cost.so_far, log, "" if log else cost.unit)
 
 
-VIEWS = (
-    View("rounds", "round (0 = before training)", "round %{x}"),
-    View(
-        "bytes",
-        "bytes sent, up + down, all clients so far (log scale; round 0 has none)",
-        "%{x:.3s}B",
-        _bytes,
-        log=True,
-    ),
-    View("wall time", "wall time since the start (s)", "%{x:.1f} s", _seconds),
-)
+def draw(runs: Sequence[Run], *, x: str = "rounds") -> go.Figure:
+    """Draw one line per group of seeds, with a button for each x axis that any run has.
 
-
-def draw(runs: Sequence[Run]) -> go.Figure:
-    """Draw one line per group of seeds, with a button for each x axis."""
-    drawn = [group for group in groups(runs) if any(_score(run) for run in group.runs)]
+    Args:
+        runs: What to draw.
+        x: The view that is shown first: ``rounds``, or the name of one of ``costs.COSTS``.
+    """
+    drawn = [group for group in groups(runs) if any(scores(run).known for run in group.runs)]
     if not drawn:
         raise NothingToShow("No run has been evaluated yet.")
-    drawings = [_traces(drawn, view) for view in VIEWS]
-    axes = [_axis(view, traces, runs) for view, traces in zip(VIEWS, drawings, strict=True)]
-    figure = styled(go.Figure(drawings[0]), height=480)
-    figure.update_layout(updatemenus=buttons(list(map(_button, VIEWS, drawings, axes))))
+    measured = [cost for cost in COSTS if any(cost.so_far(run).positive for run in runs)]
+    views = [ROUNDS, *map(_view, measured)]
+    first = next((i for i, view in enumerate(views) if view.name == x), 0)
+    ys = [[scores(run) for run in group.runs] for group in drawn]
+    drawings = [_traces(drawn, ys, view) for view in views]
+    axes = [_axis(view, traces, runs) for view, traces in zip(views, drawings, strict=True)]
+    figure = styled(go.Figure(drawings[first]), height=480)
+    menu = buttons(list(map(_button, views, drawings, axes)), active=first)
+    figure.update_layout(updatemenus=menu)
     figure.update_yaxes(title={"text": _score_label(drawn)})
-    figure.update_xaxes(**axes[0])
+    figure.update_xaxes(**axes[first])
+    most = most_points(len(drawn))
+    if any(len(own.rounds) > most for of_group in ys for own in of_group):
+        note(figure, THINNING.format(most=most))
     return figure
-
-
-def _score(run: Run) -> Values:
-    return by_round(run, run.key_metric[0])
 
 
 def _score_label(drawn: Sequence[Group]) -> str:
@@ -90,32 +98,33 @@ def _score_label(drawn: Sequence[Group]) -> str:
     return "; ".join(map(metric_label, keys))
 
 
-def _traces(drawn: Sequence[Group], view: View) -> list[go.Scatter]:
+def _traces(drawn: Sequence[Group], ys: Sequence[Sequence[Column]], view: View) -> list[go.Scatter]:
     bands, lines = [], []
-    for group in drawn:
-        points = curve(group.runs, _score, view.x)
-        if view.log:
-            points = _positive(points)
-        if len(group.runs) > 1:
+    for group, own in zip(drawn, ys, strict=True):
+        points = _points(group, own, view)
+        points = points.at(thinning(points.mean, most_points(len(drawn))))
+        if has_band(group, drawn):
             bands.append(band(group, points))
         lines.append(line(group, points, f"{view.hover}: %{{y:.4g}}"))
     return bands + lines
 
 
-def _positive(points: Curve) -> Curve:
-    """Without the points that a logarithmic axis cannot show."""
-    rows = zip(points.x, points.mean, points.low, points.high, points.n, strict=True)
-    kept = [row for row in rows if row[0] > 0]
-    return (
-        Curve(*(list(column) for column in zip(*kept, strict=True))) if kept else Curve(*[[]] * 5)
-    )
+def _points(group: Group, ys: Sequence[Column], view: View) -> Curve:
+    """The curve of a group; a cost that a run did not measure leaves the run out."""
+    if view.x is None:
+        return combined(list(map(rounds_of, ys)), ys)
+    xs = [view.x(run) for run in group.runs]
+    have = [(a, b) for a, b in zip(xs, ys, strict=True) if len(a.rounds)]
+    points = combined([a for a, _ in have], [b for _, b in have])
+    return points.at(points.x > 0) if view.log else points  # a log axis has no place for 0
 
 
 def _axis(view: View, traces: Sequence[go.Scatter], runs: Sequence[Run]) -> dict[str, Any]:
     """Properties of the x axis; every view sets all of them, so that buttons undo each other."""
-    sent = [x for trace in traces for x in trace.x if x > 0]
+    sent = np.concatenate([trace.x for trace in traces])
     ticks: dict[str, Any] = {"tickmode": None, "tickvals": None, "ticktext": None, "dtick": None}
-    if view.log and sent:
+    ticks |= {"ticksuffix": view.suffix, "tickformat": "~s" if view.suffix else ""}
+    if view.log and (sent > 0).any():
         ticks |= log_bytes(sent)
     if view.x is None:
         ticks["dtick"] = round_ticks(runs)
@@ -124,8 +133,9 @@ def _axis(view: View, traces: Sequence[go.Scatter], runs: Sequence[Run]) -> dict
 
 
 def _button(view: View, traces: Sequence[go.Scatter], axis: dict[str, Any]) -> dict[str, Any]:
-    data = {
-        key: [trace[key] for trace in traces] for key in ("x", "y", "customdata", "hovertemplate")
+    data: dict[str, Any] = {
+        key: [rounded(trace[key]) for trace in traces] for key in ("x", "y", "customdata")
     }
+    data["hovertemplate"] = [trace.hovertemplate for trace in traces]
     layout = {f"xaxis.{key}": value for key, value in axis.items()}
     return {"label": view.name, "method": "update", "args": [data, layout]}

@@ -106,14 +106,20 @@ def show(
 
 
 @app.command()
-def compare(runs: Runs, json: Json = False) -> None:
-    """Compare runs in a table: scores, bytes, time, differing options."""
+def compare(
+    runs: Runs,
+    json: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="CSV with exact numbers.")] = False,
+) -> None:
+    """Compare runs in a table: scores, bytes, time, energy, memory, differing options."""
     from fedsim import compare as comparing
     from fedsim.results import find_runs
 
     table = comparing.table(find_runs(runs))
     if json:
         print(comparing.to_json(table))
+    elif csv:
+        print(comparing.to_csv(table), end="")
     else:
         comparing.print_table(table)
 

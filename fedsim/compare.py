@@ -1,187 +1,41 @@
-"""Tables over runs: what each one reached, what it cost, and how its scenario differs.
+"""Tables over runs, for people and programs: in the terminal, as JSON and CSV, for the page.
 
-Runs whose scenarios differ in nothing but the seed form a group; a group reports mean and sample
-standard deviation, with the number of seeds behind them. Every function here is pure except
-``print_table``.
+The head table has a line per run; a column that no run has a value for is left out, and so is one
+in which all runs agree. Numbers are rounded for reading; JSON and CSV have them exactly.
 """
 
 from __future__ import annotations
 
-import re
-import statistics
+import csv
+import io
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
-from fedsim.differences import DEFAULT, differing, flatten, group, labels, short_names, shown
+from fedsim.comparison import NUMBERS, Group, Row, Spread, Table, spread, table
+from fedsim.differences import DEFAULT, short_names
 from fedsim.records import Record, dumps
-from fedsim.results import Run
-from fedsim.units import MISSING, human_bytes, human_score, human_time
+from fedsim.units import MISSING, human_bytes, human_energy, human_score, human_time
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-HEAD_KEYS = re.compile(r"name|seeds?(\.\d+)?|strategy\.name|codec(\.(up|down))?(\.\d+\.name)?")
-"""Scenario keys that tables show in columns of their own."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One run. Numbers are exact; None is what was not measured.
-
-    Attributes:
-        label: Of the run's group; tells apart runs of one name.
-        rounds: Number of the last finished round.
-        metric: Key of the metric that the run is judged by, and ``mode``, its better direction.
-        failed_clients: Client failures, over all rounds.
-        reason: Why the run failed, empty otherwise.
-        options: Values of the scenario keys in which the runs of the table differ.
-    """
-
-    label: str
-    name: str
-    strategy: str
-    codec: str
-    seed: int
-    rounds: int | None
-    metric: str
-    mode: str
-    best: float | None
-    best_round: int | None
-    final: float | None
-    up_bytes: int | None
-    down_bytes: int | None
-    wall_s: float | None
-    failed_clients: int | None
-    status: str
-    reason: str
-    path: str
-    options: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation of ``n`` values; ``sd`` is None for fewer than two."""
-
-    n: int
-    mean: float
-    sd: float | None
-
-
-@dataclass(frozen=True)
-class Group:
-    """Rows that differ only in their seed.
-
-    Attributes:
-        spreads: By name of a row's number, over the rows that have it.
-    """
-
-    label: str
-    rows: tuple[Row, ...]
-    spreads: dict[str, Spread]
-
-    @property
-    def status(self) -> str:
-        """``done``, or how many runs are in which state."""
-        counts = Counter(row.status for row in self.rows)
-        return ", ".join(f"{n} {s}" if len(counts) > 1 else s for s, n in counts.items())
-
-
-@dataclass(frozen=True)
-class Table:
-    """All rows, in the order of the runs, and their groups.
-
-    Attributes:
-        options: Scenario keys in which the runs differ, apart from those with own columns.
-    """
-
-    rows: tuple[Row, ...]
-    groups: tuple[Group, ...]
-    options: tuple[str, ...]
-
-    @property
-    def has_option_table(self) -> bool:
-        """Whether the options are too many to be columns of the table of runs."""
-        return len(self.options) > MAX_OPTIONS
-
+__all__ = ["Group", "Row", "Spread", "Table", "print_table", "spread", "table", "to_csv", "to_json"]
 
 Cell = tuple[str, float | str | None]
 """What people see, and what to sort by."""
-NUMBERS = ("best", "final", "up_bytes", "down_bytes", "wall_s")
-"""The numbers of a row that groups average."""
-
-
-def table(runs: Sequence[Run]) -> Table:
-    """Compare runs."""
-    flat = [flatten(run.scenario) for run in runs]
-    keys = tuple(key for key in differing(flat) if not HEAD_KEYS.fullmatch(key))
-    grouped = group(runs)
-    names = labels(grouped)
-    label = {run.path: name for name, g in zip(names, grouped, strict=True) for run in g}
-    rows = {
-        run.path: _row(run, label[run.path], {key: shown(scenario, key) for key in keys})
-        for run, scenario in zip(runs, flat, strict=True)
-    }
-    groups = [
-        _group(name, tuple(rows[run.path] for run in members))
-        for name, members in zip(names, grouped, strict=True)
-    ]
-    return Table(tuple(rows.values()), tuple(groups), keys)
-
-
-def _row(run: Run, label: str, options: dict[str, str]) -> Row:
-    overview = run.overview
-    metric = overview.get("key_metric", {})
-    totals = overview.get("totals", {})
-    failed = overview.get("failed")
-    return Row(
-        label=label,
-        name=run.name,
-        strategy=str(overview.get("strategy", "?")),
-        codec=str(overview.get("codec", "?")),
-        seed=run.seed,
-        rounds=overview.get("final_round"),
-        metric=run.key_metric[0],
-        mode=run.key_metric[1],
-        best=metric.get("best"),
-        best_round=metric.get("best_round"),
-        final=metric.get("final"),
-        up_bytes=totals.get("comm/up_bytes"),
-        down_bytes=totals.get("comm/down_bytes"),
-        wall_s=totals.get("time/wall_s"),
-        failed_clients=totals.get("clients/failed"),
-        status=run.status,
-        reason=failed if isinstance(failed, str) else "",
-        path=str(run.path),
-        options=options,
-    )
-
-
-def _group(label: str, rows: tuple[Row, ...]) -> Group:
-    columns = {name: [getattr(row, name) for row in rows] for name in NUMBERS}
-    known = {name: [v for v in values if v is not None] for name, values in columns.items()}
-    return Group(label, rows, {name: spread(v) for name, v in known.items() if v})
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Mean and sample standard deviation.
-
-    >>> spread([1.0, 2.0, 3.0])
-    Spread(n=3, mean=2.0, sd=1.0)
-    """
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(len(values), statistics.fmean(values), sd)
-
-
 FORMATS: dict[str, Callable[[float | None], str]] = {
     "best": human_score,
     "final": human_score,
     "up_bytes": human_bytes,
     "down_bytes": human_bytes,
+    "virtual_s": human_time,
+    "energy_j": human_energy,
     "wall_s": human_time,
+    "memory_bytes": human_bytes,
+    "epsilon": human_score,
 }
 """How each of ``NUMBERS`` is shown to people."""
 
@@ -221,6 +75,18 @@ def to_json(compared: Table, indent: int | None = 1) -> str:
     return dumps(record, indent=indent)
 
 
+def to_csv(compared: Table) -> str:
+    """The table as CSV with exact numbers: a line per run, the differing options last."""
+    file = io.StringIO()
+    rows = [asdict(row) for row in compared.rows]
+    fields = [key for key in rows[0] if key != "options"] if rows else []
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([*fields, *compared.options])
+    for row in rows:
+        writer.writerow([*(row[key] for key in fields), *row["options"].values()])
+    return file.getvalue()
+
+
 def print_table(compared: Table, console: Console | None = None) -> None:
     """Print the runs, and below them the groups of several seeds, as rich tables."""
     from rich.console import Console
@@ -231,7 +97,7 @@ def print_table(compared: Table, console: Console | None = None) -> None:
     for row in compared.rows:
         if row.reason:
             console.print(Text(f"{row.label}, seed {row.seed}: {row.reason}", style="red"))
-    if compared.has_option_table:
+    if has_option_table(compared):
         console.print(_options_table(compared))
     if any(len(g.rows) > 1 for g in compared.groups):
         console.print(_groups_table(compared))
@@ -247,12 +113,22 @@ def columns(compared: Table) -> list[str]:
     head = ["run", "strategy", "codec", "seed", "rounds", f"best {score}", f"final {score}"]
     return [
         *head,
-        "up",
-        "down",
-        "wall time",
+        *COSTS.values(),
         "failed clients",
         "status",
     ]
+
+
+COSTS = {
+    "up_bytes": "up",
+    "down_bytes": "down",
+    "virtual_s": "virtual time",
+    "energy_j": "energy",
+    "wall_s": "wall time",
+    "memory_bytes": "memory",
+    "epsilon": "epsilon",
+}
+"""Headings of the numbers after the scores."""
 
 
 def _metrics(compared: Table) -> set[str]:
@@ -278,13 +154,31 @@ def cells(row: Row, named_metric: bool = False) -> list[Cell]:
     ]
 
 
-NUMBER_COLUMNS = ("seed", "rounds", "n", "up", "down", "wall time", "failed clients")
-GROUP_COLUMNS = ("over seeds", "n", "best", "final", "up", "down", "wall time", "status")
+NUMBER_COLUMNS = ("seed", "rounds", "n", *COSTS.values(), "failed clients")
+OPTIONAL = ("virtual time", "energy", "memory", "epsilon")
+"""Columns that are there only when some run has a value."""
 GROUP_CAPTION = "mean ± sample standard deviation over n seeds"
 
 
-def group_cells(g: Group) -> list[Cell]:
-    """The same for a group, for each of ``GROUP_COLUMNS``."""
+def group_layout(compared: Table) -> tuple[list[str], list[list[Cell]]]:
+    """Headings and cells of the table of groups."""
+    headings = ["over seeds", "n", "best", "final", *COSTS.values(), "status"]
+    return _without_empty(headings, list(map(_group_cells, compared.groups)))
+
+
+def _without_empty(
+    headings: list[str], lines: list[list[Cell]]
+) -> tuple[list[str], list[list[Cell]]]:
+    """Without those of ``OPTIONAL`` that are empty in all lines."""
+    keep = [
+        i
+        for i, heading in enumerate(headings)
+        if heading not in OPTIONAL or any(line[i][1] is not None for line in lines)
+    ]
+    return [headings[i] for i in keep], [[line[i] for i in keep] for line in lines]
+
+
+def _group_cells(g: Group) -> list[Cell]:
     means = {name: value.mean for name, value in g.spreads.items()}
     numbers = [(human_spread(name, g.spreads.get(name)), means.get(name)) for name in NUMBERS]
     return [(g.label, g.label), (str(len(g.rows)), len(g.rows)), *numbers, (g.status, g.status)]
@@ -293,6 +187,11 @@ def group_cells(g: Group) -> list[Cell]:
 def is_number(heading: str) -> bool:
     """Whether a column holds numbers, to be set flush right."""
     return heading in NUMBER_COLUMNS or heading.startswith(("best", "final"))
+
+
+def has_option_table(compared: Table) -> bool:
+    """Whether the options are too many to be columns of the table of runs."""
+    return len(compared.options) > MAX_OPTIONS
 
 
 def _number(text: str) -> float | str:
@@ -316,7 +215,7 @@ def layout(compared: Table) -> tuple[list[str], list[list[Cell]], str]:
     """
     headings = columns(compared)
     mixed = len(_metrics(compared)) > 1
-    lines = [cells(row, mixed) for row in compared.rows]
+    headings, lines = _without_empty(headings, [cells(row, mixed) for row in compared.rows])
     common = {
         heading: column[0][0]
         for heading, column in zip(headings, zip(*lines, strict=True), strict=True)
@@ -324,7 +223,7 @@ def layout(compared: Table) -> tuple[list[str], list[list[Cell]], str]:
     }
     keep = [i for i, heading in enumerate(headings) if heading not in common]
     headings, lines = [headings[i] for i in keep], [[line[i] for i in keep] for line in lines]
-    if not compared.has_option_table:
+    if not has_option_table(compared):
         more, values = option_layout(compared)
         headings += more[1:]
         lines = [a + b[1:] for a, b in zip(lines, values, strict=True)]
@@ -358,8 +257,8 @@ def _options_table(compared: Table) -> RichTable:
 
 
 def _groups_table(compared: Table) -> RichTable:
-    lines = [[text for text, _ in group_cells(g)] for g in compared.groups]
-    return _rich(GROUP_COLUMNS, lines, GROUP_CAPTION)
+    headings, lines = group_layout(compared)
+    return _rich(headings, [[text for text, _ in line] for line in lines], GROUP_CAPTION)
 
 
 def _rich(headings: Sequence[str], lines: Sequence[Sequence[str]], caption: str) -> RichTable:

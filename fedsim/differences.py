@@ -40,7 +40,7 @@ def labels(groups: Sequence[Sequence[Run]]) -> list[str]:
     Where that is long or not distinct (the same scenario, run again), the groups of this name are
     numbered instead.
     """
-    details = [_details(members[0], groups) for members in groups]
+    details = _details([members[0] for members in groups])
     texts = [f"{g[0].name} ({d})" if d else g[0].name for g, d in zip(groups, details, strict=True)]
     unclear = {
         members[0].name
@@ -56,12 +56,21 @@ def labels(groups: Sequence[Sequence[Run]]) -> list[str]:
     return texts
 
 
-def _details(run: Run, groups: Sequence[Sequence[Run]]) -> str:
-    """In what this run's scenario differs from the others of its name."""
-    alike = [flatten(members[0].scenario) for members in groups if members[0].name == run.name]
-    keys = [key for key in differing(alike) if key.split(".")[0] not in SEED_KEYS]
-    own = flatten(run.scenario)
-    return ", ".join(f"{short}={shown(own, key)}" for key, short in short_names(keys).items())
+def _details(runs: Sequence[Run]) -> list[str]:
+    """In what each run's scenario differs from the others of its name."""
+    flat = [flatten(run.scenario) for run in runs]
+    alike: dict[str, list[Mapping[str, Any]]] = {}
+    for run, scenario in zip(runs, flat, strict=True):
+        alike.setdefault(run.name, []).append(scenario)
+    keys = {
+        name: [k for k in differing(scenarios) if k.split(".")[0] not in SEED_KEYS]
+        for name, scenarios in alike.items()
+    }
+    short = {name: short_names(own) for name, own in keys.items()}
+    return [
+        ", ".join(f"{named}={shown(scenario, key)}" for key, named in short[run.name].items())
+        for run, scenario in zip(runs, flat, strict=True)
+    ]
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -331,7 +332,7 @@ class Run:
         named = "{}-{}-{}T{}:{}:{}".format(*stamp.groups()) if stamp else ""
         return str(self.env.get("started", named))
 
-    @property
+    @cached_property
     def key_metric(self) -> tuple[str, str]:
         """Key of the metric that the run is judged by, and its better direction.
 
@@ -347,12 +348,12 @@ class Run:
         name = next((k for k in keys if k != "eval/loss"), "eval/loss")
         return name, "min" if name.endswith(("loss", "perplexity")) else "max"
 
-    @property
+    @cached_property
     def overview(self) -> Record:
         """The summary; while there is none, the same made from the rounds so far."""
         return self.summary or summarise(self._identity, self.rounds, key_metric=self.key_metric)
 
-    @property
+    @cached_property
     def _identity(self) -> Record:
         known = {"name": self.path.resolve().parent.name, "strategy": "?", "codec": "?", "seed": 0}
         for source in (self.env.get("run", {}), self.summary or {}):

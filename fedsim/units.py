@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 MISSING = "–"
 """Shown for what was not measured."""
 
@@ -14,11 +16,7 @@ def human_bytes(number: float | None) -> str:
     """
     if number is None:
         return MISSING
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(number) < 999.5 or unit == "TB":
-            break
-        number /= 1000
-    return f"{number:.3g} {unit}" if abs(number) < 999.5 else f"{number:.0f} {unit}"
+    return _decimal(number, ("B", "kB", "MB", "GB", "TB"))
 
 
 def human_time(seconds: float | None) -> str:
@@ -43,3 +41,22 @@ def human_score(value: float | None) -> str:
     ('0.9123', '–')
     """
     return MISSING if value is None else f"{value:.4g}"
+
+
+def human_energy(joules: float | None) -> str:
+    """Joules with a decimal prefix.
+
+    >>> human_energy(1234.5), human_energy(0), human_energy(2.5e7)
+    ('1.23 kJ', '0 J', '25 MJ')
+    """
+    if joules is None:
+        return MISSING
+    return _decimal(joules, ("J", "kJ", "MJ", "GJ"))
+
+
+def _decimal(number: float, units: Sequence[str]) -> str:
+    for unit in units[:-1]:
+        if abs(number) < 999.5:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} {units[-1]}" if abs(number) < 999.5 else f"{number:.0f} {units[-1]}"

@@ -98,3 +98,41 @@ def make_run(
             summarise(identity(spec), records, key_metric=key_metric, failed=reason), status
         )
     return Run.open(folder.path)
+
+
+def make_full_run(root: Path, **values: Any) -> Run:
+    """A run with something for every panel: devices, tests of clients, staleness, internals.
+
+    Two clients take 1 s + 2 s + 1 s and twice that, in two rounds of 10 s; the second is late.
+    """
+    spec = scenario(**values)
+    folder = RunFolder.create(root, spec, None, key_metric=("eval/accuracy", "max"))
+    for record in round_records((0.1, 0.5, 0.4)):
+        n = record["round"]
+        own = {"agg/staleness": 1.0, "agg/in_flight": 2, "agg/update_norm": n, "privacy/epsilon": n}
+        folder.add_round({**record, "time/virtual_s": 10.0 if n else 0.0, **(own if n else {})})
+        if n:
+            folder.add_clients([_device_row(n, client) for client in (0, 1)])
+            folder.add_clients([_tested_row(n, client) for client in (0, 1)])
+    return Run.open(folder.path)
+
+
+def _device_row(round_: int, client: int) -> Record:
+    times = dict(zip(("download", "compute", "upload"), (1.0, 2.0, 1.0), strict=True))
+    slow = 1 + client
+    return {
+        "round": round_,
+        "stage": "train",
+        "client": client,
+        "status": "late" if client else "ok",
+        "num_examples": 10,
+        "train_loss": 0.5 + client,
+        "device": f"phone-{client}",
+        "time/virtual_s": 4.0 * slow,
+        "time/end_s": 10.0 * (round_ - 1) + 4.0 * slow,
+        **{f"time/{phase}_s": slow * seconds for phase, seconds in times.items()},
+    }
+
+
+def _tested_row(round_: int, client: int) -> Record:
+    return {"round": round_, "stage": "evaluate", "client": client, "accuracy": 0.4 + 0.2 * client}

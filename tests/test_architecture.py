@@ -25,7 +25,8 @@ LAYERS = [
     {"availability", "devices", "clock", "selection", "selectors"},
     {"partners", "scenario"},
     {"results", "models", "data"},
-    {"codecs", "feedback", "wire", "task", "differences", "compare", "progress"},
+    {"codecs", "feedback", "wire", "task", "differences", "comparison", "progress"},
+    {"compare", "client_table"},
     {"tasks", "client", "cost", "strategy", "event_strategy"},
     {"engine", "ledger", "checkpoint", "events"},
     {"assembly"},
@@ -110,7 +111,7 @@ def test_plugins_import_contracts_and_siblings_only(kind):
 
 def test_dashboards_read_run_folders_only():
     readers = {"compare", "differences", "records", "results", "units", "errors", "dashboards"}
-    readers |= {"_version"}
+    readers |= {"_version", "client_table", "comparison"}
     for path in (ROOT / "dashboards").rglob("*.py"):
         assert {n.split(".")[1] for n in imports(path)} <= readers, path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import math
@@ -16,11 +17,21 @@ from plotly.offline import get_plotlyjs
 from rich.console import Console
 
 from fedsim import compare, differences
-from fedsim.dashboards import clients, communication, devices, drawing, page, parts, score
+from fedsim.dashboards import (
+    communication,
+    curves,
+    devices,
+    drawing,
+    fairness,
+    health,
+    page,
+    parts,
+    score,
+)
 from fedsim.dashboards.panel import NothingToShow
 from fedsim.errors import OutputError
 from fedsim.results import Run, RunFolder
-from tests.run_folders import make_run, scenario
+from tests.run_folders import make_full_run, make_run, scenario
 
 NASTY = "<b>x</b></script><script>alert(1)</script>&%{x}"
 
@@ -113,7 +124,7 @@ def test_many_differing_options_get_a_table_of_their_own(tmp_path: Path) -> None
     other = {"engine": engine, "client": {"name": "sgd", "momentum": 0.5, "modules": ["q", "v"]}}
     runs = [make_run(tmp_path), make_run(tmp_path, values=other)]
     compared = compare.table(runs)
-    assert compared.has_option_table
+    assert compare.has_option_table(compared)
     text = printed(compared)
     assert "options that differ" in text
     assert "threads_per_worker=3" in text
@@ -131,6 +142,36 @@ def test_json_is_exact(tmp_path: Path) -> None:
     assert (row["up_bytes"], row["failed_clients"], row["best_round"]) == (2_469_134, 2, 1)
     assert "2.47 MB" in printed(compare.table([run]))
     assert record["groups"][0]["up_bytes"] == {"n": 1, "mean": 2_469_134.0, "sd": None}
+
+
+def test_head_table_has_what_any_run_measured(tmp_path: Path) -> None:
+    plain = make_run(tmp_path, values={"name": "plain"})
+    full = make_full_run(tmp_path, name="full")
+    table = compare.table([plain, full])
+    headings, lines, _ = compare.layout(table)
+    cells = [dict(zip(headings, line, strict=True)) for line in lines]
+    assert cells[0]["virtual time"] == ("2 min 0 s", 120.0)
+    assert cells[0]["energy"] == ("1 kJ", 1000.0)
+    assert cells[0]["memory"] == ("102 B", 102)
+    assert [line["epsilon"] for line in cells] == [("–", None), ("2", 2)]
+    assert "epsilon" not in compare.layout(compare.table([plain]))[0]
+    for text in ("2 min 0 s", "1 kJ", "102 B"):
+        assert text in printed(table)
+
+
+def test_csv_is_exact(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, up=1_234_567), make_run(tmp_path, values={"num_rounds": 9})]
+    lines = list(csv.DictReader(io.StringIO(compare.to_csv(compare.table(runs)))))
+    assert [line["up_bytes"] for line in lines] == ["2469134", "2000"]
+    assert [line["num_rounds"] for line in lines] == ["2", "9"]
+    assert (lines[0]["energy_j"], lines[0]["epsilon"]) == ("1000.0", "")
+    assert compare.to_csv(compare.table([])) == "\n"
+
+
+def test_numbers_of_the_page_are_exact_on_hover(tmp_path: Path) -> None:
+    html = page.page([make_run(tmp_path, (0.1, 1 / 3), up=1_234_567)])
+    assert 'title="1,234,567">1.23 MB<' in html
+    assert 'title="0.3333333333333333">0.3333<' in html
 
 
 def test_failed_and_running_runs_say_so(tmp_path: Path) -> None:
@@ -162,8 +203,15 @@ def test_score_draws_the_numbers_of_the_run(tmp_path: Path) -> None:
     (line,) = figure.data
     assert (list(line.x), list(line.y)) == ([0, 1, 2], [0.1, 0.5, 0.4])
     assert figure.layout.yaxis.title.text == "eval/accuracy (share of correct answers)"
-    rounds, sent, wall = (button.args for button in figure.layout.updatemenus[0].buttons)
+    menu = figure.layout.updatemenus[0].buttons
+    names = ["rounds", "bytes", "bytes up", "bytes down", "virtual time", "wall time", "energy"]
+    assert [button.label for button in menu] == names
+    rounds, sent, up, down, virtual, wall, energy = (button.args for button in menu)
     assert [list(x) for x in rounds[0]["x"]] == [[0, 1, 2]]
+    assert [list(x) for x in up[0]["x"]] == [[1000, 2000]]
+    assert [list(x) for x in down[0]["x"]] == [[2000, 4000]]
+    assert [list(x) for x in virtual[0]["x"]] == [[0, 60, 120]]
+    assert [list(x) for x in energy[0]["x"]] == [[0, 500, 1000]]
     assert [list(x) for x in sent[0]["x"]] == [[3000, 6000]]  # up + down; round 0 has no bytes
     assert [list(y) for y in sent[0]["y"]] == [[0.5, 0.4]]
     assert [list(x) for x in wall[0]["x"]] == [[0, 1.5, 3]]
@@ -214,12 +262,48 @@ def test_parts_stacks_what_was_counted(tmp_path: Path) -> None:
     assert list(nothing_down.x) == [0]
 
 
-def test_clients_draws_counts_and_the_last_round(tmp_path: Path) -> None:
-    run = make_run(tmp_path, failed=1, losses=(0.5, 1.5))
-    completed, failed, box = clients.draw([run]).data
+def test_health_draws_clients_memory_and_speed(tmp_path: Path) -> None:
+    figure = health.draw([make_run(tmp_path, failed=1)])
+    names = [a.text for a in figure.layout.annotations]
+    assert names == [
+        "completed",
+        "failed",
+        "peak memory of the largest process",
+        "speed (wall time)",
+    ]
+    completed, failed, memory, speed = figure.data
     assert (list(completed.x), list(completed.y)) == ([1, 2], [3, 3])
     assert list(failed.y) == [1, 1]
+    assert list(memory.y) == [101, 102]
+    assert list(speed.y) == [2.0, 2.0]  # 3 clients in 1.5 s
+
+
+def test_fairness_of_clients_without_tests_is_that_of_their_losses(tmp_path: Path) -> None:
+    figure = fairness.draw([make_run(tmp_path, losses=(0.5, 1.5))])
+    box, worst, gini = figure.data
     assert list(box.x) == [0.5, 1.5]
+    assert list(worst.x) == [1.5]
+    assert list(gini.x) == [0.25]  # sum of |a - b| over pairs is 2; / (2 n^2 mean) = 2 / 8
+    assert "train loss" in figure.layout.xaxis.title.text
+    assert "evaluate.personal" in drawing.notes(figure)[0]
+
+
+def test_fairness_prefers_scores_on_own_rows(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, scenario(), None, key_metric=("eval/accuracy", "max"))
+    scores = {3: (0.1, 0.9), 6: tuple(i / 20 for i in range(20))}
+    for round_, values in scores.items():
+        rows = [{"round": round_, "stage": "train", "client": i, "train_loss": 9} for i in (0, 1)]
+        rows += [
+            {"round": round_, "stage": "evaluate", "client": i, "accuracy": value}
+            for i, value in enumerate(values)
+        ]
+        folder.add_clients(rows)
+    folder.add_round({"round": 0, "eval/accuracy": 0.1})
+    figure = fairness.draw([Run.open(folder.path)])
+    box, worst, _ = figure.data
+    assert list(box.x) == [i / 20 for i in range(20)]  # of the last test only
+    assert list(worst.x) == pytest.approx([0.025])  # two of twenty: 0 and 0.05
+    assert drawing.notes(figure) == []
 
 
 def test_boxes_fall_back_on_examples_and_leave_out_failed_clients(tmp_path: Path) -> None:
@@ -230,9 +314,9 @@ def test_boxes_fall_back_on_examples_and_leave_out_failed_clients(tmp_path: Path
             {"round": 1, "client": 1, "status": "failed", "num_examples": 9, "error": "NaN"},
         ]
     )
-    figure = clients.draw([Run.open(folder.path)])
-    assert [list(trace.x) for trace in figure.data] == [[7]]
-    assert figure.layout.xaxis3.title.text == "training examples of one client"
+    figure = fairness.draw([Run.open(folder.path)])
+    assert [list(trace.x) for trace in figure.data] == [[7], [7], [0]]
+    assert figure.layout.xaxis.title.text == "training examples of a client"
 
 
 @pytest.mark.parametrize("panel", page.panels(), ids=lambda panel: panel.title)
@@ -241,7 +325,7 @@ def test_every_panel_says_why_it_is_empty_and_labels_its_axes(panel: Any, tmp_pa
     with pytest.raises(NothingToShow, match="No run has"):
         panel.draw([empty])
     assert panel.question.count("?") == 1
-    figure = panel.draw([empty, make_run(tmp_path)])
+    figure = panel.draw([empty, make_full_run(tmp_path, name="full")])
     titles = [axis.title.text for axis in figure.select_xaxes()]
     assert all(titles)
     assert any(axis.title.text for axis in figure.select_yaxes())
@@ -255,8 +339,10 @@ def test_groups_look_different(tmp_path: Path) -> None:
 
 def test_curve_averages_x_and_y() -> None:
     runs: Any = [0, 1]
-    curve = drawing.curve(runs, y=lambda r: {1: 2.0 * r}, x=lambda r: {1: 10.0 + r, 2: 99.0})
-    assert curve == drawing.Curve([10.5], [1.0], [0.0], [2.0], [2])
+    of = curves.Column.of
+    curve = curves.curve(runs, lambda r: of([1], [2.0 * r]), lambda r: of([1, 2], [10.0 + r, 99.0]))
+    columns = (curve.x, curve.mean, curve.low, curve.high, curve.n)
+    assert [list(column) for column in columns] == [[10.5], [1.0], [0.0], [2.0], [2]]
     assert curve.mean[0] == statistics.fmean([0.0, 2.0])
 
 
@@ -304,7 +390,8 @@ def test_page_fetches_nothing(seeds: list[Run]) -> None:
     assert not re.search(r"@import|url\(", own)
     assert "default-src 'none'" in own
     configs = re.findall(r"\"showSendToCloud\":\s*(\w+)", own)
-    assert configs == ["false"] * len(page.panels())
+    assert configs == ["false"] * own.count('<div id="panel-')
+    assert len(configs) > 8
     assert "plotlyServerURL" not in own
 
 
@@ -321,14 +408,25 @@ def test_page_escapes_names(tmp_path: Path) -> None:
 
 
 def test_figures_escape_names(tmp_path: Path) -> None:
-    run = make_run(tmp_path, values={"name": NASTY})
+    runs = [make_full_run(tmp_path, name=NASTY, seed=s) for s in (0, 1)]
+    runs += [make_full_run(tmp_path, name=f"{NASTY}2")]
     for panel in page.panels():
-        for trace in panel.draw([run]).data:
-            shown = [trace.name, *(trace.y if trace.type == "bar" else ())]
-            assert not any("<b>x" in name for name in shown)
-            assert any(name.startswith("&lt;b&gt;x") for name in shown)
-            assert NASTY[:5] not in (trace.hovertemplate or "")
-            assert "alert" not in (trace.hovertemplate or "")
+        text = panel.draw(runs).to_json()
+        assert "<b>x" not in text  # plotly itself would show it, or run it
+        assert "<script" not in text
+        assert "&lt;b&gt;x" in text
+
+
+def test_devices_and_keys_are_escaped(tmp_path: Path) -> None:
+    run = make_full_run(tmp_path)
+    RunFolder(run.path).add_round({"round": 3, f"agg/{NASTY}": 1.0, "time/virtual_s": 5.0})
+    row = {"round": 3, "client": 0, "status": NASTY, "device": NASTY, "time/virtual_s": 1.0}
+    RunFolder(run.path).add_clients([row])
+    run = Run.open(run.path)
+    for panel in page.panels():
+        assert "<b>x" not in panel.draw([run]).to_json()
+    html = page.page([run]).replace(get_plotlyjs(), "")
+    assert "<script>alert" not in html
 
 
 def test_page_shows_tables_reasons_and_warnings(tmp_path: Path) -> None:

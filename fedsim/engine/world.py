@@ -310,6 +310,7 @@ def columns(report: Report) -> dict[str, Any]:
     return {
         "device": report.device,
         "time/virtual_s": trip.elapsed_s if math.isfinite(trip.elapsed_s) else None,
+        "time/end_s": trip.end_s if math.isfinite(trip.end_s) else None,
         "time/download_s": trip.download_s,
         "time/compute_s": trip.compute_s,
         "time/upload_s": trip.upload_s,

@@ -1,0 +1,72 @@
+"""Small multiples: one quantity over rounds per subplot, a line per group in each."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from fedsim.dashboards.curves import Column
+from fedsim.dashboards.drawing import Group, add_lines, round_ticks, styled
+from fedsim.results import Run
+
+ROW_HEIGHT = 270
+
+
+@dataclass(frozen=True)
+class Small:
+    """One subplot.
+
+    Attributes:
+        name: Its title.
+        axis: Title of the y axis: the unit.
+        values: The quantity of a run by round.
+        unit: Suffix of SI numbers; empty for plain ones.
+        whole: Whether values are counts, which have no fractions.
+    """
+
+    name: str
+    axis: str
+    values: Callable[[Run], Column]
+    unit: str = ""
+    whole: bool = False
+
+
+def multiples(runs: Sequence[Run], drawn: Sequence[Group], smalls: Sequence[Small]) -> go.Figure:
+    """Draw some quantities, two in a row, three when there are many."""
+    columns = min(len(smalls), 2 if len(smalls) <= 4 else 3)
+    rows = math.ceil(len(smalls) / columns)
+    figure = make_subplots(
+        rows,
+        columns,
+        subplot_titles=[html.escape(small.name, quote=False) for small in smalls],
+        vertical_spacing=0.3 / rows,
+        horizontal_spacing=0.09,
+    )
+    tick = round_ticks(runs)
+    for i, small in enumerate(smalls):
+        row, column = divmod(i, columns)
+        place = (row + 1, column + 1)
+        hover = f"round %{{x}}: %{{y:.4~s}}{small.unit}" if small.unit else "round %{x}: %{y:.5~g}"
+        add_lines(figure, drawn, small.values, hover, place, legend=i == 0)
+        figure.update_xaxes(title={"text": "round"}, dtick=tick, row=place[0], col=place[1])
+        _set_y(figure, small, place)
+    return styled(figure, height=110 + ROW_HEIGHT * rows)
+
+
+def _set_y(figure: go.Figure, small: Small, place: tuple[int, int]) -> None:
+    row, column = place
+    title = {"text": html.escape(small.axis, quote=False)}
+    figure.update_yaxes(title=title, row=row, col=column)
+    if small.unit:
+        figure.update_yaxes(tickformat="~s", ticksuffix=small.unit, row=row, col=column)
+    if small.unit or small.whole:
+        figure.update_yaxes(rangemode="tozero", row=row, col=column)
+    if small.whole:  # no fractions of a client
+        traces = figure.select_traces({"type": "scatter"}, row=row, col=column)
+        top = 1.1 * max([1.0, *(value for trace in traces for value in trace.y)])
+        figure.update_yaxes(range=[0, top], dtick=1 if top < 8 else None, row=row, col=column)
