@@ -174,6 +174,8 @@ class CodecSection(Section):
 
     up: Chain = ()
     down: Chain = ()
+    by_layer: bool = False
+    """Also count bytes by array, as ``comm/up_values_bytes/<array>`` in rounds.jsonl."""
     lgreco: LGrecoSection | None = None
 
 
