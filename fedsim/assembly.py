@@ -74,6 +74,7 @@ def connect(grid: WorkerGrid, strategy: Strategy, world: World | None = None) ->
     grid.world = world
     if world:
         world.weight_bytes = grid.facts["weight_bytes"]
+        world.overlaps = bool(getattr(strategy, "overlaps", False))
     if world and isinstance(strategy, DeltaStrategy):
         strategy.participation_rate = world.participation()
     grid.deltas = isinstance(strategy, DeltaStrategy)

@@ -64,6 +64,7 @@ class Chain(Codec):
         """Let each codec write its part."""
         unplanned = replace(sender, plan={})
         for codec in self.codecs:
+            out.about = ""
             arrays = codec.pack(arrays, out, state, sender if codec is self._planned else unplanned)
         return arrays
 

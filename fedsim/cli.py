@@ -69,6 +69,19 @@ def resume(
 
 
 @app.command()
+def sweep(
+    scenario: ScenarioArgument,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option(help="Parent of the folder `sweeps`.")] = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Run a scenario with all values of its section `sweep`; started again, it goes on."""
+    from fedsim import commands
+
+    commands.sweep(scenario, overrides or [], out, partial(_reporter, json), json)
+
+
+@app.command()
 def validate(scenario: ScenarioArgument, overrides: Overrides = None) -> None:
     """Check a scenario, its files, its split and its model, without training."""
     from fedsim import commands

@@ -84,6 +84,27 @@ def compute_s(device: Device, work: Work) -> float:
     return max(work.flops / device.flops_per_s, floor) + launches
 
 
+def overlapped_s(trips: Sequence[Trip], uploading_s: float | None) -> tuple[float, float]:
+    """What a round takes whose clients train while the answers of the round before travel.
+
+    The longer of training and communication, which is the last cohort's upload and then a download,
+    timed as that of this cohort since the next is not chosen yet. Nothing is hidden in the first
+    round, and only one round's messages are on the links at a time.
+
+    Args:
+        trips: Of this round's clients; each wait counts as training.
+        uploading_s: Longest upload of the round before; None in the first round.
+
+    Returns:
+        Seconds, and the longest upload of this round, which is still to come.
+    """
+    training = max((t.compute_s + t.wait_s for t in trips), default=0.0)
+    download = max((t.download_s for t in trips), default=0.0)
+    upload = max((t.upload_s for t in trips), default=0.0)
+    hidden = download + training if uploading_s is None else max(training, uploading_s + download)
+    return hidden, upload
+
+
 def transfer_s(num_bytes: float, mbps: float, overhead: float = 1.0) -> float:
     """Time of a transfer.
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from fedsim.arrays import Arrays, add, non_finite
 from fedsim.errors import PayloadError
-from fedsim.payload import HEADER, Chunk, Payload, Reader, Writer, frame, unframe
+from fedsim.payload import HEADER, Chunk, Payload, Reader, Span, Writer, frame, unframe
 from fedsim.seeds import Seeds
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Reader",
     "Rest",
     "Sender",
+    "Span",
     "Writer",
     "frame",
     "unframe",

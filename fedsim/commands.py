@@ -1,4 +1,4 @@
-"""What the commands ``run`` and ``validate`` do."""
+"""What the commands ``run``, ``resume``, ``sweep``, ``validate`` and ``plan`` do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from fedsim import compare, layers
-from fedsim.errors import DataError, FedsimError
+from fedsim import sweep as sweeping
+from fedsim.errors import DataError, FedsimError, RunError
 from fedsim.progress import Reporter
 from fedsim.results import Run
 from fedsim.scenario import Scenario, load
@@ -35,7 +36,7 @@ def run(
         make_reporter: Called with a run's seed for each run.
         json: Print the table as one line of JSON.
     """
-    scenario = _load(name, overrides)
+    scenario = _load(name, [*overrides, "sweep="])
     from fedsim import simulation
 
     seeds = scenario.seeds or (scenario.seed,)
@@ -65,12 +66,40 @@ def resume(path: Path, make_reporter: Callable[[int], Reporter], json: bool) -> 
     return run
 
 
-def _tell(runs: list[Run], json: bool) -> None:
+def sweep(
+    name: str,
+    overrides: Sequence[str],
+    out: Path,
+    make_reporter: Callable[[int], Reporter],
+    json: bool,
+) -> None:
+    """Run all trials of a scenario's sweep that are not finished; ends with one table and page.
+
+    Raises:
+        RunError: A trial failed; the others are done.
+    """
+    file = layers.find_scenario(name)
+    sys.path.insert(0, str(file.parent.absolute()))  # module:Class beside the scenario
+    with Console(stderr=True).status("reading the scenario"):
+        trials = sweeping.plan(file, overrides)
+    played = sweeping.play(trials, out, file, make_reporter)
+    if played.runs:
+        _tell(played.runs, json, sweeping.folder(trials, out) / "report.html")
+    if played.failures:
+        raise RunError(
+            f"{len(played.failures)} of {len(trials)} trials failed; the first: "
+            f"{played.failures[0]}",
+            hint="The same command tries them again and repeats no other",
+        )
+
+
+def _tell(runs: list[Run], json: bool, page: Path | None = None) -> None:
     """Write the report page and print the table."""
     from fedsim.dashboards.page import write_page
 
     first = runs[0].path
-    page = first / "report.html" if len(runs) == 1 else first.with_name(f"{first.name}-seeds.html")
+    of_seeds = first.with_name(f"{first.name}-seeds.html")
+    page = page or (first / "report.html" if len(runs) == 1 else of_seeds)
     write_page(runs, page)
     table = compare.table(runs)
     if json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from fedsim.codec import Span
 from fedsim.engine.blocks import Report
 
 
@@ -12,7 +13,9 @@ class Ledger:
     """Adds up encoded bytes; nothing here is estimated.
 
     Parts are ``header``, ``values``, ``indices``, ``scales``, ``seeds``, and on the way down
-    ``plan`` and ``catchup`` (what clients that missed rounds are sent besides).
+    ``plan`` and ``catchup`` (what clients that missed rounds are sent besides). Where a scenario
+    asks for bytes by array, a part is also split, as ``comm/up_values_bytes/<array>``; the header
+    of a message and what else is about no array are in the part's sum alone.
 
     >>> ledger = Ledger()
     >>> ledger.add([Report(client=0, up_bytes=10, up_parts={"values": 10}, down_bytes=30)])
@@ -31,8 +34,14 @@ class Ledger:
         for report in reports:
             self._round["up"] += report.up_bytes
             self._round["down"] += report.down_bytes
-            for way, parts in (("up", report.up_parts), ("down", report.down_parts)):
-                self._parts.update({f"comm/{way}_{part}_bytes": n for part, n in parts.items()})
+            self._count("up", report.up_parts, report.up_layers)
+            self._count("down", report.down_parts, report.down_layers)
+
+    def _count(self, way: str, parts: Mapping[str, int], layers: Mapping[Span, int]) -> None:
+        self._parts.update({f"comm/{way}_{part}_bytes": n for part, n in parts.items()})
+        if "partial" not in parts:  # what travelled of it is of unknown kind
+            spans = {f"comm/{way}_{part}_bytes/{name}": n for (name, part), n in layers.items()}
+            self._parts.update(spans)
 
     def close_round(self) -> dict[str, int]:
         """The round's bytes and the running totals, under run-folder keys."""

@@ -48,6 +48,8 @@ def check(scenario: Scenario) -> None:
         _check_section("selectors", section, ("devices", "selection"))
     if getattr(strategy, "by_events", False):
         _check_events(scenario)
+    if getattr(strategy, "overlaps", False):
+        _check_overlap(scenario)
     _check_mods(client, scenario)
     _check_kinds(client, strategy, scenario)
     _check_packing(client, scenario)
@@ -135,6 +137,19 @@ def _check_events(scenario: Scenario) -> None:
             f"this availability counts rounds, which strategy '{name}' does not have",
             key=("devices", "availability"),
             hint="Give slot_s, the length of a slot in seconds of virtual time",
+        )
+
+
+def _check_overlap(scenario: Scenario) -> None:
+    """Where a cohort's answers travel during the next round, none of them can be too late."""
+    built = registry.build("strategies", scenario.strategy.section)
+    if built.overlaps and scenario.devices and scenario.devices.leaves_out:
+        raise PluginError(
+            f"strategy '{scenario.strategy.name}' lets a cohort's answers travel during the next "
+            "round, so that no round can leave answers out",
+            key=("devices",),
+            hint="Leave out deadline_s, over_selection, min_replies, dropout and availability "
+            "within rounds, or set strategy.delay to 0",
         )
 
 

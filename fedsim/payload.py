@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ MAGIC = b"fs"
 VERSION = 2
 Chunk = bytes | memoryview
 """A stretch of a payload's body."""
+Span = tuple[str, str]
+"""An array, and a part of the bytes that are about it."""
 
 
 @dataclass(frozen=True)
@@ -37,29 +39,45 @@ class Payload:
         data: The bytes, header included.
         parts: How many of the bytes are what: ``header``, ``values``, ``indices``, ``scales``,
             ``seeds``.
+        spans: The same by what the bytes are about, as ``Writer`` has it.
+        standing: As in ``Writer``.
     """
 
     data: bytes
     parts: Mapping[str, int] = field(default_factory=dict)
+    spans: Mapping[Span, int] = field(default_factory=dict)
+    standing: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def num_bytes(self) -> int:
         """Exact encoded length."""
         return len(self.data)
 
+    def by_array(self) -> dict[Span, int]:
+        """Bytes by array and part; the header, a seed and a plan are about no array."""
+        return split(self.spans, self.standing)
+
 
 class Writer:
-    """Collects the body of a payload, chunk by chunk, and what each byte is for."""
+    """Collects the body of a payload, chunk by chunk, and what each byte is for.
+
+    Attributes:
+        about: Name of the array that the next bytes are about; empty where they are about none.
+        standing: For a vector taken from several arrays, how many of its entries each of them has.
+    """
 
     def __init__(self) -> None:
         self.chunks: list[Chunk] = []
-        self.parts: dict[str, int] = {}
+        self.spans: dict[Span, int] = {}
+        self.standing: dict[str, dict[str, int]] = {}
+        self.about = ""
 
     def put(self, data: Chunk | NDArray[Any], part: str) -> None:
         """Append bytes, or the raw values of an array, that count as ``part``."""
         chunk = raw(data) if isinstance(data, np.ndarray) else data
         self.chunks.append(chunk)
-        self.parts[part] = self.parts.get(part, 0) + len(chunk)
+        key = (self.about, part)
+        self.spans[key] = self.spans.get(key, 0) + len(chunk)
 
     def number(self, value: int, part: str = "header") -> None:
         """Append an integer from 0 on, seven bits a byte."""
@@ -72,18 +90,47 @@ class Writer:
     def append(self, other: Writer) -> None:
         """Append what another writer collected."""
         self.chunks += other.chunks
-        for part, length in other.parts.items():
-            self.parts[part] = self.parts.get(part, 0) + length
+        self.standing |= other.standing
+        for key, length in other.spans.items():
+            self.spans[key] = self.spans.get(key, 0) + length
 
     def arrays(self, arrays: Arrays) -> None:
         """Append raw values of arrays, one after the other."""
-        for x in arrays.values():
+        for name, x in arrays.items():
             if x.size:
+                self.about = name
                 self.put(x, "values")
 
     def payload(self, signature: str, layout: Arrays) -> Payload:
         """What was collected, behind its header."""
-        return frame(signature, layout, self.chunks, **self.parts)
+        framed = frame(signature, layout, self.chunks, **self.parts)
+        return replace(framed, spans=self.spans, standing=self.standing)
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """How many of the bytes are what."""
+        parts: dict[str, int] = {}
+        for (_, part), length in self.spans.items():
+            parts[part] = parts.get(part, 0) + length
+        return parts
+
+
+def split(spans: Mapping[Span, int], standing: Mapping[str, Mapping[str, int]]) -> dict[Span, int]:
+    """Bytes by array and part: those of a common vector by the entries that each array has in it.
+
+    >>> split({("all", "indices"): 7, ("", "header"): 3}, {"all": {"a": 1, "b": 2}})
+    {('a', 'indices'): 2, ('b', 'indices'): 5}
+    """
+    found: dict[Span, int] = {}
+    for (about, part), length in spans.items():
+        entries = standing.get(about, {about: 1} if about else {})
+        total, before = sum(entries.values()), 0
+        for name, count in entries.items():
+            share = (before + count) * length // total - before * length // total
+            before += count
+            if share:
+                found[name, part] = found.get((name, part), 0) + share
+    return found
 
 
 class Reader:

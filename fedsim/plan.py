@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from fedsim import registry
+from fedsim.assembly import build_strategy
 from fedsim.clock import trip
 from fedsim.cost import Spent
 from fedsim.data import partition
@@ -133,6 +134,8 @@ def world_of(recipe: Recipe, grid: InlineGrid) -> World:
     world = World.of(recipe)
     assert world is not None
     world.weight_bytes = grid.facts["weight_bytes"]
+    strategy = build_strategy(recipe.scenario, world.num_clients)
+    world.overlaps = bool(getattr(strategy, "overlaps", False))
     return world
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -104,6 +105,28 @@ def _totals(rounds: Sequence[Record]) -> Record:
             elif group == "privacy":
                 totals[key] = number
     return totals
+
+
+LAYER_BYTES = re.compile(r"comm/(up|down)_([a-z]+)_bytes/(.+)")
+
+
+def bytes_by_layer(record: Mapping[str, Any], way: str) -> dict[str, dict[str, int]]:
+    """Bytes of each array by part, in one direction (``up`` or ``down``).
+
+    Args:
+        record: A round, or the ``totals`` of a summary, of a run with ``codec.by_layer``; of
+            another run the result is empty.
+        way: Up or down.
+
+    >>> bytes_by_layer({"comm/up_values_bytes/conv.weight": 8, "comm/up_values_bytes": 9}, "up")
+    {'conv.weight': {'values': 8}}
+    """
+    found: dict[str, dict[str, int]] = {}
+    for key, value in record.items():
+        match = LAYER_BYTES.fullmatch(key)
+        if match and match[1] == way:
+            found.setdefault(match[3], {})[match[2]] = value
+    return found
 
 
 def environment() -> Record:

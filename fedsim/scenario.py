@@ -33,6 +33,7 @@ from fedsim.errors import FedsimError, Key, ScenarioError
 from fedsim.sections import NamedPlugin as NamedPlugin
 from fedsim.sections import Plugin as Plugin
 from fedsim.sections import Section as Section
+from fedsim.trials import SweepSection
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenFraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -173,6 +174,8 @@ class CodecSection(Section):
 
     up: Chain = ()
     down: Chain = ()
+    by_layer: bool = False
+    """Also count bytes by array, as ``comm/up_values_bytes/<array>`` in rounds.jsonl."""
     lgreco: LGrecoSection | None = None
 
 
@@ -256,6 +259,8 @@ class Scenario(Section):
     evaluate: EvaluateSection = EvaluateSection()
     checkpoint: CheckpointSection = CheckpointSection()
     engine: EngineSection = EngineSection()
+    sweep: SweepSection | None = None
+    """Values that `fedsim sweep` tries."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -329,6 +334,8 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Scenario:
     file = layers.find_scenario(path)
     layer = layers.read(file, overrides)
     layer.values.setdefault("name", file.stem)
+    if layer.values.get("sweep") is None:
+        layer.values.pop("sweep", None)
     try:
         scenario = Scenario.model_validate(layer.values)
         partners.check(scenario)

@@ -70,6 +70,9 @@ class DeltaStrategy(Strategy):
     is_plugin: ClassVar[bool] = True
     accepts: ClassVar[tuple[str, ...]] = ("delta",)
     additive: ClassVar[bool] = True
+    overlaps = False
+    """Whether the next cohort trains while this one's answers travel; a property where it depends
+    on options."""
 
     fraction_train = 1.0
     """Share of clients in a round; set by the engine."""

@@ -20,6 +20,7 @@ MODULES = [m.name for m in pkgutil.walk_packages(fedsim.__path__, "fedsim.")]
 LAYERS = [
     {"_version", "errors", "units"},
     {"arrays", "seeds", "layers", "wording", "registry", "records", "cache", "trees", "sections"},
+    {"trials"},
     {"directions", "seedpool", "projection"},
     {"payload", "codec", "chain", "lgreco"},
     {"availability", "devices", "clock", "selection", "selectors"},
@@ -31,6 +32,7 @@ LAYERS = [
     {"engine", "ledger", "checkpoint", "events"},
     {"assembly"},
     {"simulation", "listing", "plan", "playing", "probe", "templates"},
+    {"sweep"},
     {"commands"},
     {"cli"},
     {"__main__"},

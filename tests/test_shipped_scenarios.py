@@ -86,6 +86,8 @@ def categories(folder: Path) -> list[str]:
 
 FILES = {
     "async_vs_sync": as_it_is,
+    "co2_overlap": as_it_is,
+    "codecs_frontier": as_it_is,
     "compeft_lora": embedded,
     "devices_jetson80": embedded,
     "devices_phones": embedded,

@@ -56,9 +56,21 @@ def pack_kept(
     kept: Arrays = {}
     for name, vector in grouped(arrays, per_layer).items():
         positions = choose(name, vector)
+        out.about = name
+        if not per_layer:
+            out.standing[name] = entries(arrays, positions)
         write_indices(out, positions, len(vector))
         kept[name] = vector[positions]
     return kept
+
+
+def entries(arrays: Arrays, positions: Vector | None = None) -> dict[str, int]:
+    """How many of some positions in the common vector each array has; of all, its size."""
+    sizes = [x.size for x in arrays.values()]
+    if positions is not None:
+        ends = np.searchsorted(positions, np.cumsum(sizes))
+        sizes = np.diff(ends, prepend=0).tolist()
+    return {name: size for name, size in zip(arrays, sizes, strict=True) if size}
 
 
 def unpack_kept(body: Reader, like: Arrays, rest: Rest) -> Arrays:

@@ -24,7 +24,7 @@ from fedsim.arrays import Arrays
 from fedsim.codec import Codec, Reader, Rest, Sender, Writer
 from fedsim.codecs._bits import num_packed
 from fedsim.codecs._indices import read_indices, write_indices
-from fedsim.codecs._sparse import largest, num_kept
+from fedsim.codecs._sparse import TOGETHER, entries, largest, num_kept
 from fedsim.codecs._vectors import (
     common_dtype,
     finite_scale,
@@ -65,6 +65,7 @@ class ComPEFT(Codec):
         kept = kept[flat[kept] != 0]
         scale = self._scale(flat, flat[kept])
         out.put(np.asarray(finite_scale(scale, "scale"), flat.dtype), "scales")
+        out.about, out.standing[TOGETHER] = TOGETHER, entries(arrays, kept)
         write_indices(out, kept, flat.size)
         out.put(np.packbits(flat[kept] > 0), "values")
         return {}

@@ -57,6 +57,7 @@ class FedZip(Codec):
                 left[name] = x
                 continue
             labels, centroids = self._quantised(x)
+            out.about = name
             out.number(len(centroids))
             out.put(centroids, "scales")
             _labels.write_labels(out, labels, len(centroids))

@@ -48,7 +48,8 @@ class Int4(Codec):
         """Write the steps of the grids and the integers."""
         out.number(self.block)
         rng = sender.rng("int4") if self.stochastic else None
-        for _, x in filled(arrays):
+        for name, x in filled(arrays):
+            out.about = name
             blocks = as_blocks(wide(x), self.block)
             steps = to_bf16(largest(blocks) / 7)
             out.put(steps, "scales")

@@ -51,7 +51,8 @@ class Int8(Codec):
         """Write the steps of the grids and the integers."""
         out.number(self.block)
         rng = sender.rng("int8") if self.stochastic else None
-        for _, x in filled(arrays):
+        for name, x in filled(arrays):
+            out.about = name
             blocks = as_blocks(wide(x), self.block)
             steps = largest(blocks) / blocks.dtype.type(127)
             out.put(steps, "scales")

@@ -52,6 +52,7 @@ class KMeans(Codec):
                 left[name] = x
                 continue
             labels, centroids = cluster(wide(x), self.clusters, self.iterations)
+            out.about = name
             out.number(len(centroids))
             out.put(centroids, "scales")
             write_symbols(out, labels, len(centroids))

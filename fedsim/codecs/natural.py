@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedsim.arrays import Arrays
 from fedsim.codec import Codec, Reader, Rest, Sender, Stage, Writer
+from fedsim.codecs._sparse import TOGETHER, entries
 from fedsim.codecs._symbols import read_symbols, write_symbols
 from fedsim.codecs._vectors import common_dtype, flatten, narrow, total_size, unflatten
 
@@ -56,6 +57,7 @@ class Natural(Codec):
         out.number(int(self.rescaled))
         out.number(low + OFFSET)
         out.number(spread)
+        out.about, out.standing[TOGETHER] = TOGETHER, entries(arrays)
         symbols = np.where(signs == 0, 0, 1 + 2 * (exponents - low) + (signs > 0))
         write_symbols(out, symbols.astype(np.int32), 2 * spread + 3)
         return {}

@@ -54,6 +54,7 @@ class PowerSGD(Codec):
         rng = sender.rng("powersgd")
         left: Arrays = {}
         for name, x in arrays.items():
+            out.about = name
             rank = int(sender.plan.get(name, self.rank))
             if not pays(x, rank):
                 out.number(0)
@@ -66,6 +67,7 @@ class PowerSGD(Codec):
             if self.warm_start:
                 state[f"powersgd/{name}"] = q
             left |= {f"{name}/p": p, f"{name}/q": q}
+            out.standing |= {f"{name}/p": {name: 1}, f"{name}/q": {name: 1}}
         return left
 
     def unpack(self, body: Reader, like: Arrays, rest: Rest) -> Arrays:

@@ -61,6 +61,7 @@ class QSGD(Codec):
         out.number(self.bucket)
         rng = sender.rng("qsgd")
         for name, x in filled(arrays):
+            out.about = name
             bits = int(sender.plan.get(name, self.bits))
             levels = 2 ** (bits - 1) - 1
             blocks = as_blocks(wide(x), self.bucket)

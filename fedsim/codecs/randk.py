@@ -19,7 +19,7 @@ from pydantic import Field
 
 from fedsim.arrays import Arrays
 from fedsim.codec import Codec, Reader, Rest, Sender, Stage, Writer
-from fedsim.codecs._sparse import TOGETHER, grouped, num_kept
+from fedsim.codecs._sparse import TOGETHER, entries, grouped, num_kept
 from fedsim.codecs._vectors import common_dtype, total_size, unflatten
 
 
@@ -54,8 +54,10 @@ class RandK(Codec):
             seed = sender.seed("randk")
             out.number(count)
             out.put(seed.to_bytes(8, "little"), "seeds")
-            factor = len(vector) / count if self.scaled else 1.0
-            return {TOGETHER: vector[_drawn(seed, count, len(vector))] * vector.dtype.type(factor)}
+            factor = vector.dtype.type(len(vector) / count if self.scaled else 1.0)
+            drawn = _drawn(seed, count, len(vector))
+            out.standing[TOGETHER] = entries(arrays, drawn)
+            return {TOGETHER: vector[drawn] * factor}
         return {}
 
     def unpack(self, body: Reader, like: Arrays, rest: Rest) -> Arrays:

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from fedsim.arrays import Arrays
 from fedsim.codec import Codec, Reader, Rest, Sender, Stage, Writer
-from fedsim.codecs._sparse import TOGETHER, num_kept
+from fedsim.codecs._sparse import TOGETHER, entries, num_kept
 from fedsim.codecs._vectors import common_dtype, flatten, narrow, total_size, unflatten, wide
 
 
@@ -59,6 +59,7 @@ class RandomProjection(Codec):
         out.number(int(self.scaled))
         out.number(count)
         out.put(seed.to_bytes(8, "little"), "seeds")
+        out.standing[TOGETHER] = entries(arrays)
         buckets, signs = _basis(seed, count, size)
         flat = wide(flatten(arrays))
         sums = np.bincount(buckets, signs * flat, minlength=count)

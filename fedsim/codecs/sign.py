@@ -30,7 +30,8 @@ class Sign(Codec):
 
     def pack(self, arrays: Arrays, out: Writer, state: Arrays, sender: Sender) -> Arrays:
         """Write scale and signs of each array."""
-        for _, x in filled(arrays):
+        for name, x in filled(arrays):
+            out.about = name
             scale = finite_scale(np.abs(wide(x)).mean(dtype=np.float64), "mean")
             out.put(np.asarray(scale, wide_dtype(x)), "scales")
             out.put(np.packbits(x.reshape(-1) >= 0), "values")

@@ -30,7 +30,8 @@ class TernGrad(Codec):
     def pack(self, arrays: Arrays, out: Writer, state: Arrays, sender: Sender) -> Arrays:
         """Write scale and symbols of each array."""
         rng = sender.rng("terngrad")
-        for _, x in filled(arrays):
+        for name, x in filled(arrays):
+            out.about = name
             flat = wide(x)
             magnitudes = np.abs(flat)
             scale = magnitudes.max()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fedsim.arrays import Arrays
 from fedsim.clock import Trip
+from fedsim.codec import Span
 from fedsim.cost import Spent
 
 BLOCKS_PER_ROUND = 16
@@ -41,6 +42,8 @@ class Broadcast:
     """Per array, which candidate of the uplink codec's planned option to use."""
     number: int = 0
     """Counts the broadcasts of a run."""
+    layers: Mapping[Span, int] = field(default_factory=dict)
+    """Bytes by array and part, where a scenario asks for them."""
     packed: bool = False
     """Vectors in the form of ``fedsim.wire`` instead of the model's arrays."""
 
@@ -98,7 +101,8 @@ it vanished at work; it became unavailable; it answered too late; too few others
 class Report:
     """What happened to one client in one round.
 
-    ``spent`` and ``trip`` are known where the scenario has devices.
+    ``up_layers`` and ``down_layers`` hold bytes by array and part, where the scenario asks for
+    them; ``spent`` and ``trip`` are known where the scenario has devices.
     """
 
     client: int
@@ -109,6 +113,8 @@ class Report:
     up_parts: dict[str, int] = field(default_factory=dict)
     down_bytes: int = 0
     down_parts: dict[str, int] = field(default_factory=dict)
+    up_layers: Mapping[Span, int] = field(default_factory=dict)
+    down_layers: Mapping[Span, int] = field(default_factory=dict)
     wall_s: float = 0.0
     error: str = ""
     spent: Spent = field(default_factory=Spent)

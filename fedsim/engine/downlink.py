@@ -29,11 +29,11 @@ class Downlink:
     Args:
         codec: How broadcasts are encoded.
         seeds: The run's streams.
+        by_layer: Also count bytes by array.
     """
 
-    def __init__(self, codec: Codec, seeds: Seeds) -> None:
-        self.codec = codec
-        self.seeds = seeds
+    def __init__(self, codec: Codec, seeds: Seeds, by_layer: bool = False) -> None:
+        self.codec, self.seeds, self.by_layer = codec, seeds, by_layer
         self._state: dict[str, Any] = {}
         self._sent = [0]  # bytes of all broadcasts before each one, and after the last
         self._seen: dict[int, int] = {}  # last broadcast of each client, with error feedback
@@ -48,7 +48,8 @@ class Downlink:
         data = np.frombuffer(payload.data, dtype=np.uint8)
         parts = {**payload.parts, **({"plan": len(plan)} if plan else {})}
         self._sent.append(self._sent[-1] + payload.num_bytes)
-        return Broadcast(key, data, parts, base, plan, number)
+        layers = payload.by_array() if self.by_layer else {}
+        return Broadcast(key, data, parts, base, plan, number, layers)
 
     def pack(self, vectors: Arrays) -> Broadcast:
         """A broadcast of vectors that are not shaped like the model."""
@@ -60,7 +61,7 @@ class Downlink:
 
     def charge(self, report: Report, broadcast: Broadcast) -> None:
         """Enter into a client's report what it was sent, with what it needed besides."""
-        parts = dict(broadcast.parts)
+        parts, report.down_layers = dict(broadcast.parts), broadcast.layers
         if broadcast.base is not None:
             last = self._seen.get(report.client)
             self._seen[report.client] = broadcast.number
@@ -69,6 +70,7 @@ class Downlink:
             missed = max(missed, 0)  # the same broadcast once more
             if last is None or missed + len(broadcast.payload) > whole:
                 parts = {k: n for k, n in parts.items() if k == "plan"} | {"catchup": whole}
+                report.down_layers = {}
             elif missed:
                 parts["catchup"] = missed
         report.down_parts, report.down_bytes = parts, sum(parts.values())

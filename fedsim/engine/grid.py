@@ -93,7 +93,8 @@ class WorkerGrid(MessageGrid):
         self.facts: dict[str, Any] = {}
         self.states = states or ClientStates()
         self.residuals = residuals or ClientStates()
-        self.downlink = Downlink(self.codecs.down, Seeds(recipe.seed))
+        by_layer = recipe.scenario.codec.by_layer
+        self.downlink = Downlink(self.codecs.down, Seeds(recipe.seed), by_layer)
         self.clients_mean = ClientMean()
         lgreco = recipe.scenario.codec.lgreco
         self.planner = Planner(self.codecs.up, **lgreco.model_dump()) if lgreco else None

@@ -312,6 +312,8 @@ class Worker:
             payload = self.codecs.up.encode(update.arrays, kept, sender)
         report.num_examples = update.num_examples
         report.up_bytes, report.up_parts = payload.num_bytes, dict(payload.parts)
+        if self.scenario.codec.by_layer:
+            report.up_layers = payload.by_array()
         return payload, kept
 
     def _plan(self, plan: bytes) -> dict[str, float]:

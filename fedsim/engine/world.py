@@ -18,7 +18,7 @@ import numpy as np
 
 from fedsim import registry
 from fedsim.availability import Always, Bools, Context, Floats, Ids, Rated, label_rates
-from fedsim.clock import Trip, Work, settle, trip
+from fedsim.clock import Trip, Work, overlapped_s, settle, trip
 from fedsim.data import partition
 from fedsim.devices.fleet import Device, Fleet, shared
 from fedsim.engine.blocks import Block, BlockResult, Report
@@ -45,6 +45,7 @@ class World:
 
     Attributes:
         now: Virtual time in seconds since the run began.
+        overlaps: The next cohort trains while the answers of the last one travel.
     """
 
     def __init__(self, scenario: Scenario, num_clients: int, seed: int, context: Context) -> None:
@@ -56,6 +57,8 @@ class World:
         self.goal = scenario.cohort_size(num_clients)
         self.now = 0.0
         self.weight_bytes = 0
+        self.overlaps = False
+        self._uploading_s: float | None = None  # the last cohort's upload, where rounds overlap
         self.state: dict[str, Any] = {}
         self._typical = Work()
         self._start = self._end = self._closed_at = 0.0
@@ -220,6 +223,9 @@ class World:
                 reports[i].status = "void"
         finite = [end for end in ends if math.isfinite(end)]
         self._end = done.end_s if math.isfinite(done.end_s) else max(finite, default=self._start)
+        if self.overlaps:
+            took, self._uploading_s = overlapped_s(trips, self._uploading_s)
+            self._end = self._start + took
 
     def _remember(self, server_round: int, reports: Sequence[Report]) -> None:
         """Let the selector learn, and keep the mean work as the prediction for the next round."""
@@ -238,13 +244,17 @@ class World:
         self.now = self._end + self.section.server.round_s
         took, self._closed_at = self.now - self._closed_at, self.now
         worked = self._end - self._start
-        kept = [r.trip.elapsed_s for r in reports if r.trip and r.status == "ok"]
+        kept = [self._busy_s(r.trip) for r in reports if r.trip and r.status == "ok"]
         return {
             "time/virtual_s": took,
             "time/virtual_s_cum": self.now,
             "time/client_wait_s": worked - math.fsum(kept) / len(kept) if kept else 0.0,
             **totals(reports),
         }
+
+    def _busy_s(self, trip: Trip) -> float:
+        """How long a round keeps a client; where rounds overlap, its radio works beside it."""
+        return trip.compute_s + trip.wait_s if self.overlaps else trip.elapsed_s
 
     def participation(self) -> Callable[[int], float] | None:
         """Each client's share of rounds that it takes part in, where that is known."""
@@ -258,12 +268,14 @@ class World:
     def checkpoint(self) -> dict[str, Any]:
         """Clock and memory, for a checkpoint."""
         typical = {name: getattr(self._typical, name) for name in Work.__dataclass_fields__}
-        return {"now": self.now, "state": self.state, "typical": typical}
+        uploading = {"uploading_s": self._uploading_s}
+        return {"now": self.now, "state": self.state, "typical": typical, **uploading}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.now = self._closed_at = saved["now"]
         self.state, self._typical = saved["state"], Work(**saved["typical"])
+        self._uploading_s = saved["uploading_s"]
 
 
 LOST = ("oom", "dropped", "interrupted", "late", "void")
