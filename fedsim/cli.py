@@ -131,6 +131,24 @@ def report(
     print(output)
 
 
+@app.command()
+def export(
+    runs: Runs,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="`parquet`, `tensorboard`, `wandb`, `mlflow` or `trackio`; with options: "
+            "`{name: wandb, project: x}`."
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder for what is written.")] = None,
+) -> None:
+    """Write runs as Parquet, or send them to an experiment tracker."""
+    from fedsim import exporting
+
+    exporting.export(runs, to, out)
+
+
 @app.command("convert-trace")
 def convert_trace(
     source: Annotated[Path, typer.Argument(help="A pickle of FedScale: availability or capacity.")],
