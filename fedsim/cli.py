@@ -132,6 +132,21 @@ def report(
 
 
 @app.command()
+def dashboard(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Run folders, folders that contain some, or patterns. [default: runs]"),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On the loopback interface.")] = 8501,
+    headless: Annotated[bool, typer.Option("--headless", help="Open no browser.")] = False,
+) -> None:
+    """Compare runs in a live app on this machine; runs in progress are followed."""
+    from fedsim.dashboards import serve
+
+    serve.serve(runs or ["runs"], port, headless)
+
+
+@app.command()
 def export(
     runs: Runs,
     to: Annotated[
