@@ -19,6 +19,7 @@ OPTIONS = {
     "browser.gatherUsageStats": "false",
     "client.toolbarMode": "minimal",
     "client.showErrorLinks": "false",
+    "runner.magicEnabled": "false",
     "global.developmentMode": "false",
     "logger.hideWelcomeMessage": "true",
     "logger.level": "error",

@@ -9,13 +9,12 @@ import streamlit as st
 from fedsim.dashboards.app import choosing, loading, views
 from fedsim.dashboards.app.loading import Stamps
 
-FOLLOW_S = 2.0
-"""Seconds between looks at the run folders."""
+FOLLOW_S = 2.0  # between looks at the run folders
 
 
 def main(paths: list[str]) -> None:
     """Draw the page."""
-    st.set_page_config(page_title="fedsim", page_icon=":material/hub:", layout="wide")
+    st.set_page_config(page_title="fedsim", layout="wide")
     stamps = loading.stamps(paths)
     runs = loading.runs(stamps)
     st.sidebar.title("fedsim")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import io
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -17,6 +17,10 @@ from fedsim.dashboards.app import loading
 from fedsim.dashboards.app.choosing import plain, settings
 from fedsim.dashboards.panel import NothingToShow
 from fedsim.results import Run
+from fedsim.units import MISSING
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
 
 PREVIEW_ROWS = 1000
 MAX_LOG_LINES = 200
@@ -167,12 +171,28 @@ def _parquet(frame: pd.DataFrame) -> bytes:
     return file.getvalue()
 
 
-def _frame(headings: Sequence[str], lines: Sequence[Sequence[compare.Cell]]) -> pd.DataFrame:
-    """Cells as people read them; the caption says what was left out."""
-    columns = zip(*lines, strict=True) if lines else ([] for _ in headings)
-    return pd.DataFrame(
-        {h: [text for text, _ in cells] for h, cells in zip(headings, columns, strict=True)}
+def _frame(headings: Sequence[str], lines: Sequence[Sequence[compare.Cell]]) -> Styler:
+    """Cells as people read them; columns of numbers hold exact ones, to be sorted by."""
+    columns = dict(zip(headings, zip(*lines, strict=True), strict=True))
+    shown = {h: dict(_by_value(cells)) for h, cells in columns.items() if _is_exact(cells)}
+    frame = pd.DataFrame(
+        {h: [value if h in shown else text for text, value in c] for h, c in columns.items()}
     )
+    style = frame.style
+    for heading, texts in shown.items():
+        style = style.format(texts.__getitem__, subset=[heading], na_rep=MISSING)
+    return style
+
+
+def _by_value(cells: Sequence[compare.Cell]) -> set[tuple[float, str]]:
+    return {(value, text) for text, value in cells if isinstance(value, int | float)}
+
+
+def _is_exact(cells: Sequence[compare.Cell]) -> bool:
+    """Whether a column is made of numbers, each with one way to be shown."""
+    numbers = _by_value(cells)
+    others = [v for _, v in cells if v is not None and not isinstance(v, int | float)]
+    return bool(numbers) and not others and len(numbers) == len({value for value, _ in numbers})
 
 
 def _lines(run: Run) -> list[str]:
