@@ -68,7 +68,7 @@ def test_the_first_view_is_the_table_of_runs(app):
     table = runs.value
     assert table["run"].tolist() == ["tiny", "tiny", "other"]
     assert table["best eval/accuracy"].tolist() == [0.5, 0.8, 0.3]
-    assert b"0.5 (round 1)" in runs.proto.styler.display_values
+    assert b"0.5 (round 1)" in runs.proto.arrow_data.styler.display_values
     assert seeds.value["n"].tolist() == [2, 1]
     assert "server_momentum" in table.columns
 
