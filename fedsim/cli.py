@@ -150,6 +150,39 @@ def report(
     print(output)
 
 
+@app.command()
+def dashboard(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Run folders, folders that contain some, or patterns. [default: runs]"),
+    ] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="On the loopback interface.")] = 8501,
+    headless: Annotated[bool, typer.Option("--headless", help="Open no browser.")] = False,
+) -> None:
+    """Compare runs in a live app on this machine; runs in progress are followed."""
+    from fedsim.dashboards import serve
+
+    serve.serve(runs or ["runs"], port, headless)
+
+
+@app.command()
+def export(
+    runs: Runs,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="`parquet`, `tensorboard`, `wandb`, `mlflow` or `trackio`; with options: "
+            "`{name: wandb, project: x}`."
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder for what is written.")] = None,
+) -> None:
+    """Write runs as Parquet, or send them to an experiment tracker."""
+    from fedsim import exporting
+
+    exporting.export(runs, to, out)
+
+
 @app.command("convert-trace")
 def convert_trace(
     source: Annotated[Path, typer.Argument(help="A pickle of FedScale: availability or capacity.")],

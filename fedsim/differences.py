@@ -13,6 +13,8 @@ from fedsim.results import Run
 DEFAULT = "(default)"
 """Shown for a key that a scenario leaves out."""
 SEED_KEYS = ("seed", "seeds")
+NO_RESULT_KEYS = ("tags", "track")
+"""Sections that decide nothing about a result."""
 MAX_DETAILS = 40
 """Characters of differing options in a label; longer ones give way to a number."""
 
@@ -25,13 +27,19 @@ def group(runs: Iterable[Run]) -> list[list[Run]]:
     """
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        rest = {k: v for k, v in run.scenario.items() if k not in SEED_KEYS}
+        rest = {k: v for k, v in run.scenario.items() if k not in SEED_KEYS + NO_RESULT_KEYS}
         key = dumps(rest) if run.scenario else str(run.path)
         repeat = 0
         while any(run.seed == other.seed for other in groups.get((key, str(repeat)), [])):
             repeat += 1
         groups.setdefault((key, str(repeat)), []).append(run)
     return list(groups.values())
+
+
+def tags(run: Run) -> tuple[str, ...]:
+    """Words that the scenario gave the run to be found by."""
+    given = run.scenario.get("tags", ())
+    return tuple(map(str, given)) if isinstance(given, list | tuple) else (str(given),)
 
 
 def labels(groups: Sequence[Sequence[Run]]) -> list[str]:

@@ -89,6 +89,7 @@ KINDS: dict[str, Callable[[], Entries]] = {
     "feedback": lambda: registry.available("feedback"),
     "tasks": lambda: registry.available("tasks"),
     "selectors": lambda: registry.available("selectors"),
+    "trackers": lambda: registry.available("trackers"),
     "partitioners": partitioners,
     "peft": peft_types,
     "profiles": lambda: _device_files("profiles"),

@@ -37,6 +37,8 @@ def check(scenario: Scenario) -> None:
     _check_section("tasks", scenario.task.section, ("task",))
     for direction in ("up", "down"):
         _check_chain(getattr(scenario.codec, direction), ("codec", direction))
+    for i, tracker in enumerate(scenario.track):
+        _check_tracker(tracker, ("track", i))
     if scenario.codec.lgreco:
         Planner(
             build_chain([codec.section for codec in scenario.codec.up]),
@@ -90,6 +92,15 @@ def _check_chain(chain: Sequence[Plugin], key: tuple[str | int, ...]) -> None:
     built = build_chain([codec.section for codec in chain], key)
     if key[-1] == "down":
         check_downlink(built, key)
+
+
+def _check_tracker(tracker: Plugin, key: tuple[str | int, ...]) -> None:
+    target = _check_section("trackers", tracker.section, key)
+    try:
+        registry.check_installed(target)
+    except PluginError as error:
+        error.key = key
+        raise
 
 
 def _check_mods(client: Any, scenario: Scenario) -> None:

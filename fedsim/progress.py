@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +18,9 @@ Record = Mapping[str, Any]
 
 class Reporter:
     """Says nothing; the base of the other reporters."""
+
+    def begin(self, folder: Path) -> None:
+        """The run folder exists."""
 
     def start(self, title: str, num_rounds: int) -> None:
         """The run begins."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoints, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
@@ -31,6 +32,7 @@ CONTRACTS = {
     "feedback": ("fedsim.codec:Feedback",),
     "tasks": ("fedsim.task:Objective",),
     "selectors": ("fedsim.selection:Selector",),
+    "trackers": ("fedsim.tracking:Tracker",),
 }
 """What a plug-in of each kind must be an instance of."""
 KINDS = tuple(CONTRACTS)
@@ -113,6 +115,23 @@ def check_kind(kind: str, name: str, target: Any) -> None:
         f"'{name}' is no {kind_label(kind)}",
         allowed=f"It must be a {' or a '.join(CONTRACTS[kind])}",
     )
+
+
+def check_installed(target: Any) -> None:
+    """Refuse a plug-in that stands on a package which is not installed.
+
+    Args:
+        target: Its class; ``needs`` names the modules, ``extra`` the extra of fedsim with them.
+
+    Raises:
+        PluginError: The message names the extra.
+    """
+    absent = [name for name in getattr(target, "needs", ()) if find_spec(name) is None]
+    if absent:
+        raise PluginError(
+            f"{target.__name__} needs {', '.join(absent)}, which is not installed",
+            hint=f"Try pip install 'fedsim-ft[{target.extra}]'" if target.extra else "",
+        )
 
 
 def import_object(target: str) -> Any:

@@ -230,6 +230,8 @@ class Scenario(Section):
     """Root of all random numbers."""
     seeds: tuple[NonNegativeInt, ...] = ()
     """Repeat the run with each of these seeds."""
+    tags: tuple[str, ...] = ()
+    """Words to find the run by."""
     num_rounds: PositiveInt
     """Rounds of training."""
     num_clients: PositiveInt | None = None
@@ -259,6 +261,8 @@ class Scenario(Section):
     evaluate: EvaluateSection = EvaluateSection()
     checkpoint: CheckpointSection = CheckpointSection()
     engine: EngineSection = EngineSection()
+    track: Chain = ()
+    """Where the run's numbers go besides its folder; see `fedsim list trackers`."""
     sweep: SweepSection | None = None
     """Values that `fedsim sweep` tries."""
 
@@ -298,6 +302,11 @@ class Scenario(Section):
         if self.clients_per_round:
             return min(self.clients_per_round, num_clients)
         return max(1, round((self.fraction_train or 1.0) * num_clients))
+
+    @property
+    def trackers(self) -> list[dict[str, Any]]:
+        """The entries of ``track`` as mappings."""
+        return [plugin.section for plugin in self.track]
 
     def to_yaml(self) -> str:
         """The scenario as YAML; loading it gives an equal scenario."""

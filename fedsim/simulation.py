@@ -41,6 +41,7 @@ from fedsim.strategy import (
     to_arrays,
     to_record,
 )
+from fedsim.tracking import tracked
 
 log = logging.getLogger("fedsim")
 
@@ -68,11 +69,12 @@ def run(
             rounds so far, the reason, and a summary.
     """
     with launched(scenario) as launch:
+        reporter = tracked(scenario.trackers, reporter)
         split = partition.make(scenario, scenario.seed)
         strategy = build_strategy(scenario, split.num_clients)
         folder = RunFolder.create(out, scenario, source)
         recipe = Recipe(scenario, split.ownership, scenario.seed)
-        return _execute(Simulation(recipe, strategy, folder, reporter or Reporter(), launch), None)
+        return _execute(Simulation(recipe, strategy, folder, reporter, launch), None)
 
 
 def resume(path: Path, *, reporter: Reporter | None = None) -> Run:
@@ -89,16 +91,18 @@ def resume(path: Path, *, reporter: Reporter | None = None) -> Run:
     with recorded(RunFolder(path), reporter or Reporter()):
         saved = Checkpoints(path, scenario.checkpoint.keep).latest()
     with launched(scenario) as launch:
+        reporter = tracked(scenario.trackers, reporter)
         split = partition.make(scenario, scenario.seed)
         strategy = build_strategy(scenario, split.num_clients)
         folder = RunFolder.reopen(path, saved.server_round)
         recipe = Recipe(scenario, split.ownership, scenario.seed)
-        return _execute(Simulation(recipe, strategy, folder, reporter or Reporter(), launch), saved)
+        return _execute(Simulation(recipe, strategy, folder, reporter, launch), saved)
 
 
 def _execute(simulation: Simulation, saved: Checkpoint | None) -> Run:
     with recorded(simulation.folder, simulation.reporter):
         try:
+            simulation.reporter.begin(simulation.folder.path)
             simulation.run(saved)
             simulation.finish(None)
         except BaseException as error:

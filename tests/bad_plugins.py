@@ -199,7 +199,10 @@ PLUGINS: dict[str, Change] = {
     "a client and a strategy that do not fit": (
         f"  name: sgd\n{RATE}  batch_size: 8\nstrategy:\n",
         '  name: "sends_seeds:Sender"\nstrategy:  # <-\n',
-        ("sends seeds, but strategy 'fedavg' accepts delta", "Strategies that fit: fedkseed"),
+        (
+            "sends seeds, but strategy 'fedavg' accepts delta",
+            "Strategies that fit: fedbuff_kseed, fedkseed",
+        ),
     ),
     "a mod that is not there": (
         END,
