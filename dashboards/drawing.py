@@ -135,15 +135,16 @@ def add_lines(
     """
     row, column = place
     most = most_points(len(drawn))
+    traces = []
     for group, width in zip(drawn, widths(len(drawn)), strict=True):
         points = curve(group.runs, y)
         if len(points.x) > most:
             points = points.at(thinning(points.mean, most))
             note(figure, THINNING.format(most=most))
         if has_band(group, drawn):
-            figure.add_trace(band(group, points), row=row, col=column)
-        trace = line(group, points, hover, width, showlegend=legend)
-        figure.add_trace(trace, row=row, col=column)
+            traces.append(band(group, points))
+        traces.append(line(group, points, hover, width, showlegend=legend))
+    figure.add_traces(traces, rows=row, cols=column)
 
 
 MAX_BANDS = 12
