@@ -53,14 +53,15 @@ class Group:
 
         Figures read names as markup, so it is escaped here once.
         """
-        return self._named(MAX_LABEL)
+        return self.named(MAX_LABEL)
 
     @property
     def short(self) -> str:
         """The same for axes, where it takes the place of the figure."""
-        return self._named(MAX_AXIS_LABEL)
+        return self.named(MAX_AXIS_LABEL)
 
-    def _named(self, most: int) -> str:
+    def named(self, most: int) -> str:
+        """The same of at most so many characters, the number of seeds aside."""
         kept = self.label
         if len(kept) > most:  # names differ at their ends as often as at their beginnings
             kept = f"{kept[: most // 2]}…{kept[len(kept) - most // 2 + 1 :]}"

@@ -122,6 +122,7 @@ def _traces(
         mode="lines",
         line={"shape": "hv", "color": "#888", "width": 1.5},
         name="frontier",
+        zorder=0,
         hoverinfo="skip",
     )
     by_label = {p.group.label: p for p in points}
@@ -142,6 +143,7 @@ def _dot(group: Group, point: Point | None, on_front: bool, kind: Cost) -> go.Sc
             "symbol": group.symbol,
             "color": group.colour if on_front else GREY,
         },
+        zorder=2 if on_front else 1,
         hovertemplate=f"<b>%{{fullData.name}}</b><br>{exact}{place}<extra></extra>",
     )
 
@@ -172,6 +174,7 @@ def _axis(kind: Cost, points: Sequence[Point]) -> dict[str, Any]:
 def _button(kind: Cost, traces: Sequence[go.Scatter], axis: dict[str, Any]) -> dict[str, Any]:
     data: dict[str, Any] = {key: [rounded(trace[key]) for trace in traces] for key in ("x", "y")}
     data["marker.color"] = [trace.marker.color for trace in traces]
+    data["zorder"] = [trace.zorder for trace in traces]
     data["marker.size"] = [trace.marker.size for trace in traces]
     data["hovertemplate"] = [trace.hovertemplate for trace in traces]
     layout = {f"xaxis.{key}": value for key, value in axis.items()}

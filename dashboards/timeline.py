@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,12 @@ question = (
 )
 MAX_BARS = 40
 """Clients of one round that are drawn."""
-PHASES = {"download": COLOURS[0], "compute": COLOURS[1], "upload": COLOURS[2], "other": "#9a9a9a"}
+PHASES = {
+    "download": COLOURS[0],
+    "compute": COLOURS[1],
+    "upload": COLOURS[2],
+    "waiting, latency": "#9a9a9a",
+}
 ROWS = (
     'SELECT client, coalesce(status, \'ok\'), device, "time/virtual_s", "time/end_s", '
     'coalesce("time/download_s", 0), coalesce("time/compute_s", 0), coalesce("time/upload_s", 0) '
@@ -112,6 +118,17 @@ def _lane(group: Group, number: int | None) -> Lane | None:
     return Lane(group, number, bars, end, len(rows))
 
 
+def _labels(bars: Sequence[Bar]) -> list[str]:
+    """Client numbers; who answered again within one update of the server is told apart."""
+    seen: Counter[int] = Counter()
+    labels = []
+    for bar in bars:
+        seen[bar.client] += 1
+        again = seen[bar.client]
+        labels.append(str(bar.client) if again == 1 else f"{bar.client}, answer {again}")
+    return labels
+
+
 def _bar(row: tuple, began: float) -> Bar:  # type: ignore[type-arg]
     client, status, device, took, end, *phases = row
     start = 0.0 if end is None else end - took - began
@@ -125,7 +142,7 @@ def _traces(lane: Lane) -> list[go.Bar]:
     return [
         go.Bar(
             x=[bar.phases[i] for bar in lane.bars],
-            y=[str(bar.client) for bar in lane.bars],
+            y=_labels(lane.bars),
             base=[bar.start + sum(bar.phases[:i]) for bar in lane.bars],
             orientation="h",
             name=phase,
