@@ -66,6 +66,10 @@ def draw(runs: Sequence[Run], *, cost: str = "bytes") -> go.Figure:
     figure.update_xaxes(**axes[first])
     metric = metric_label(drawn[0].runs[0].key_metric[0])
     figure.update_yaxes(title={"text": f"best {metric}"})
+    reached = {point.score for point in next(iter(views.values()))}
+    if len(reached) == 1:  # plotly would draw one unit to either side
+        (alone,) = reached
+        figure.update_yaxes(range=sorted([0.9 * alone, 1.1 * alone or 1.0]))
     if left_out:
         note(figure, left_out)
     return figure
@@ -161,10 +165,12 @@ def _axis(kind: Cost, points: Sequence[Point]) -> dict[str, Any]:
     if log and kind.unit == "B":
         ticks |= log_bytes([p.cost for p in points])
     suffix = " (log scale)" if log else ""
+    alone = {} if len({p.cost for p in points}) > 1 else {"range": [0, 2 * points[0].cost]}
     return {
         "title": {"text": f"{kind.axis}, until the best score{suffix}", "standoff": 8},
         "type": "log" if log else "linear",
-        "autorange": True,
+        "autorange": not alone,
+        **alone,
         "tickformat": "~s",
         "ticksuffix": kind.unit,
         **ticks,

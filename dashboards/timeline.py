@@ -38,6 +38,9 @@ ROWS = (
 )
 
 
+LAST = """SELECT max(round) FROM clients WHERE "time/virtual_s" IS NOT NULL AND round <= {round}"""
+
+
 @dataclass(frozen=True)
 class Bar:
     """One client: when it began, in seconds since the round did, and how long each phase took."""
@@ -106,10 +109,14 @@ TRACES = len(PHASES)
 def _lane(group: Group, number: int | None) -> Lane | None:
     run = group.runs[0]
     took, total = by_round(run, "time/virtual_s").finite(), cumulative(run, "time/virtual_s")
-    if number is None:
-        number = int(took.rounds.max(initial=0))  # clients of a later one may be written already
-    rows = ClientTable.of(run).query(ROWS.format(round=int(number)))
-    if not rows or number not in took.rounds:
+    table = ClientTable.of(run)
+    if number is None:  # clients of a later round than the last one may be written already
+        ended = int(took.rounds.max(initial=0))
+        ((number,),) = table.query(LAST.format(round=ended))
+    if number not in took.rounds:
+        return None
+    rows = table.query(ROWS.format(round=int(number)))
+    if not rows:
         return None
     end = float(took.at(np.array([number]))[0])
     began = float(total.at(np.array([number]))[0]) - end
