@@ -32,7 +32,8 @@ p { margin: 0 0 10px; max-width: 120ch; }
 table { border-collapse: collapse; font-size: 12.5px; width: 100%; }
 caption { caption-side: bottom; text-align: left; padding-top: 6px; }
 th, td { padding: 5px 7px; border-bottom: 1px solid var(--line); text-align: left;
-         vertical-align: top; overflow-wrap: break-word; max-width: 26em; }
+         vertical-align: top; overflow-wrap: break-word; }
+td:not(:last-child) { max-width: 26em; }
 th { vertical-align: bottom; line-height: 1.3; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 td.number { white-space: nowrap; }
@@ -75,7 +76,7 @@ for (const button of document.querySelectorAll('.sorter')) {
 const figures = [...document.querySelectorAll('.js-plotly-plot')];
 const heights = figures.map(figure => figure.layout.height);
 addEventListener('beforeprint', () => figures.forEach((figure, i) =>
-  Plotly.relayout(figure, {width: 980, height: Math.min(heights[i], 560)})));
+  Plotly.relayout(figure, {width: 980, height: Math.min(heights[i], 600)})));
 addEventListener('afterprint', () => figures.forEach((figure, i) =>
   Plotly.relayout(figure, {width: null, height: heights[i], autosize: true})));
 """

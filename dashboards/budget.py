@@ -88,7 +88,7 @@ def _drawn_with_steps(
     for share in shares:
         budgets = {cost: fixed.get(cost, share * min(spent[cost])) for cost in spent}
         choices.append(({c: _points(drawn, c, b) for c, b in budgets.items()}, budgets))
-    figure = _figure(drawn, *choices[first])
+    figure = _figure(drawn, *choices[first], _extent(choices))
     steps = [_step(share, *choice) for share, choice in zip(shares, choices, strict=True)]
     return figure, steps, first
 
@@ -115,8 +115,24 @@ def _heading(cost: Cost, budget: float) -> str:
     return f"{cost.name}: {cost.human(budget)}"
 
 
+def _extent(choices: Sequence[tuple[dict[Cost, dict[str, Any]], dict[Cost, float]]]) -> list[float]:
+    """A range for all scores and their bars in all steps, so that the slider moves points only."""
+    ends = [
+        np.concatenate([p["x"] - p["error_x.arrayminus"], p["x"] + p["error_x.array"]])
+        for points, _ in choices
+        for p in points.values()
+    ]
+    known = np.concatenate(ends)
+    low, high = float(np.nanmin(known)), float(np.nanmax(known))
+    pad = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
+    return [low - pad, high + pad]
+
+
 def _figure(
-    drawn: Sequence[Group], points: dict[Cost, dict[str, Any]], budgets: dict[Cost, float]
+    drawn: Sequence[Group],
+    points: dict[Cost, dict[str, Any]],
+    budgets: dict[Cost, float],
+    extent: list[float],
 ) -> go.Figure:
     figure = make_subplots(
         1,
@@ -150,7 +166,7 @@ def _figure(
     styled(figure, height=210 + 34 * len(drawn))
     figure.update_layout(showlegend=False)
     label = metric_label(drawn[0].runs[0].key_metric[0]).split(" (")[0]
-    figure.update_xaxes(title={"text": f"best {label}"}, matches="x")
+    figure.update_xaxes(title={"text": f"best {label}"}, range=extent)
     figure.update_yaxes(range=[len(drawn) - 0.5, -0.9], type="category")
     figure.update_yaxes(title={"text": "run"}, row=1, col=1)
     return figure

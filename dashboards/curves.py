@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fedsim.records import finite
 from fedsim.results import Run
 
 Floats = NDArray[np.float64]
@@ -67,22 +66,28 @@ def by_round(run: Run, key: str) -> Column:
     if key not in kept:
         rounds, values = run.column(key)
         order = np.argsort(rounds, kind="stable")
-        numbers = [_number(value) for value in values]
-        kept[key] = Column(np.asarray(rounds, np.int64)[order], np.asarray(numbers, float)[order])
+        numbers = _numbers(values)
+        kept[key] = Column(np.asarray(rounds, np.int64)[order], numbers[order])
     return kept[key]
 
 
-def _number(value: object) -> float:
-    """A value of a record; what a file of another version may hold instead is NaN."""
-    known = isinstance(value, int | float) and finite(value) is not None
-    return float(value) if known else float("nan")  # type: ignore[arg-type]
+def _numbers(values: Sequence[object]) -> Floats:
+    """Values of records; what is no finite number (in a file of another version, say) is NaN."""
+    try:
+        numbers = np.array(values, float)
+    except (TypeError, ValueError):
+        numbers = np.array([v if isinstance(v, int | float) else np.nan for v in values], float)
+    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def cumulative(run: Run, *keys: str) -> Column:
-    """Running total of the sum of some columns, over all rounds of the run."""
-    rounds = np.unique(np.array([record["round"] for record in run.rounds], np.int64))
-    columns = [np.nan_to_num(by_round(run, key).at(rounds)) for key in keys]
-    return Column(rounds, np.cumsum(np.sum(columns, axis=0)))
+    """Running total of the sum of some columns, over all rounds of the run; kept with the run."""
+    kept: dict[tuple[str, ...], Column] = run.__dict__.setdefault("_totals", {})
+    if keys not in kept:
+        rounds = np.unique(np.array([record["round"] for record in run.rounds], np.int64))
+        columns = [np.nan_to_num(by_round(run, key).at(rounds)) for key in keys]
+        kept[keys] = Column(rounds, np.cumsum(np.sum(columns, axis=0)))
+    return kept[keys]
 
 
 @dataclass(frozen=True)

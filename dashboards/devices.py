@@ -23,6 +23,7 @@ question = (
 LOST = ("late", "dropped", "interrupted", "oom", "void")
 WORDS = {"oom": "out of memory", "void": "too few others"}
 CURVES = {"time/virtual_s": "virtual time so far", "energy/joules": "energy so far, all clients"}
+CURVE_HEIGHT, GAP = 240, 110
 UNITS = {"time/virtual_s": "s", "energy/joules": "J"}
 
 
@@ -33,20 +34,22 @@ def draw(runs: Sequence[Run]) -> go.Figure:
     ]
     if not timed:
         raise NothingToShow("No run has devices; see the scenario key `devices`.")
+    bars = 40 + 26 * len(timed)
     titles = [*CURVES.values(), "clients chosen over the run, by what became of them"]
     figure = make_subplots(
         2,
         2,
         specs=[[{}, {}], [{"colspan": 2}, None]],
         subplot_titles=titles,
-        vertical_spacing=0.24,
+        row_heights=[CURVE_HEIGHT, bars],
+        vertical_spacing=GAP / (CURVE_HEIGHT + GAP + bars),
         horizontal_spacing=0.08,
     )
     for column, key in enumerate(CURVES, start=1):
         hover = f"round %{{x}}: %{{y:.4~s}}{UNITS[key]}"
         add_lines(figure, timed, partial(_so_far, key=key), hover, (1, column), column == 1)
     _add_outcomes(figure, timed)
-    styled(figure, height=520 + 26 * len(timed))
+    styled(figure, height=120 + CURVE_HEIGHT + GAP + bars)
     figure.update_xaxes(title={"text": "round"}, dtick=round_ticks(runs), row=1)
     for column, (key, unit) in enumerate(UNITS.items(), start=1):
         figure.update_yaxes(
@@ -82,6 +85,7 @@ def _add_outcomes(figure: go.Figure, timed: Sequence[Group]) -> None:
                     text=WORDS.get(name, name) if count > 0.1 * longest else "",
                     textposition="inside",
                     textangle=0,
+                    constraintext="none",
                     marker={
                         "color": rgba(group.colour, 0.8 if place == 0 else 0.35),
                         "line": {"color": group.colour, "width": 1},

@@ -53,14 +53,15 @@ class Group:
 
         Figures read names as markup, so it is escaped here once.
         """
-        return self._named(MAX_LABEL)
+        return self.named(MAX_LABEL)
 
     @property
     def short(self) -> str:
         """The same for axes, where it takes the place of the figure."""
-        return self._named(MAX_AXIS_LABEL)
+        return self.named(MAX_AXIS_LABEL)
 
-    def _named(self, most: int) -> str:
+    def named(self, most: int) -> str:
+        """The same of at most so many characters, the number of seeds aside."""
         kept = self.label
         if len(kept) > most:  # names differ at their ends as often as at their beginnings
             kept = f"{kept[: most // 2]}…{kept[len(kept) - most // 2 + 1 :]}"
@@ -135,15 +136,16 @@ def add_lines(
     """
     row, column = place
     most = most_points(len(drawn))
+    traces = []
     for group, width in zip(drawn, widths(len(drawn)), strict=True):
         points = curve(group.runs, y)
         if len(points.x) > most:
             points = points.at(thinning(points.mean, most))
             note(figure, THINNING.format(most=most))
         if has_band(group, drawn):
-            figure.add_trace(band(group, points), row=row, col=column)
-        trace = line(group, points, hover, width, showlegend=legend)
-        figure.add_trace(trace, row=row, col=column)
+            traces.append(band(group, points))
+        traces.append(line(group, points, hover, width, showlegend=legend))
+    figure.add_traces(traces, rows=row, cols=column)
 
 
 MAX_BANDS = 12

@@ -66,6 +66,10 @@ def draw(runs: Sequence[Run], *, cost: str = "bytes") -> go.Figure:
     figure.update_xaxes(**axes[first])
     metric = metric_label(drawn[0].runs[0].key_metric[0])
     figure.update_yaxes(title={"text": f"best {metric}"})
+    reached = {point.score for point in next(iter(views.values()))}
+    if len(reached) == 1:  # plotly would draw one unit to either side
+        (alone,) = reached
+        figure.update_yaxes(range=sorted([0.9 * alone, 1.1 * alone or 1.0]))
     if left_out:
         note(figure, left_out)
     return figure
@@ -122,6 +126,7 @@ def _traces(
         mode="lines",
         line={"shape": "hv", "color": "#888", "width": 1.5},
         name="frontier",
+        zorder=0,
         hoverinfo="skip",
     )
     by_label = {p.group.label: p for p in points}
@@ -142,6 +147,7 @@ def _dot(group: Group, point: Point | None, on_front: bool, kind: Cost) -> go.Sc
             "symbol": group.symbol,
             "color": group.colour if on_front else GREY,
         },
+        zorder=2 if on_front else 1,
         hovertemplate=f"<b>%{{fullData.name}}</b><br>{exact}{place}<extra></extra>",
     )
 
@@ -159,10 +165,12 @@ def _axis(kind: Cost, points: Sequence[Point]) -> dict[str, Any]:
     if log and kind.unit == "B":
         ticks |= log_bytes([p.cost for p in points])
     suffix = " (log scale)" if log else ""
+    alone = {} if len({p.cost for p in points}) > 1 else {"range": [0, 2 * points[0].cost]}
     return {
         "title": {"text": f"{kind.axis}, until the best score{suffix}", "standoff": 8},
         "type": "log" if log else "linear",
-        "autorange": True,
+        "autorange": not alone,
+        **alone,
         "tickformat": "~s",
         "ticksuffix": kind.unit,
         **ticks,
@@ -172,6 +180,7 @@ def _axis(kind: Cost, points: Sequence[Point]) -> dict[str, Any]:
 def _button(kind: Cost, traces: Sequence[go.Scatter], axis: dict[str, Any]) -> dict[str, Any]:
     data: dict[str, Any] = {key: [rounded(trace[key]) for trace in traces] for key in ("x", "y")}
     data["marker.color"] = [trace.marker.color for trace in traces]
+    data["zorder"] = [trace.zorder for trace in traces]
     data["marker.size"] = [trace.marker.size for trace in traces]
     data["hovertemplate"] = [trace.hovertemplate for trace in traces]
     layout = {f"xaxis.{key}": value for key, value in axis.items()}

@@ -146,8 +146,11 @@ def _tables(runs: Sequence[Run]) -> str:
         table = _table(headings, cells, list(map(_swatch, drawn)), caption)
         result += f"<h2>Over seeds</h2>{table}"
     if compare.has_option_table(compared):
-        headings, cells = compare.option_layout(compared)
-        result += f"<h2>Options that differ</h2>{_table(headings, cells, swatches, '')}"
+        if len(compared.options) > compare.MAX_OPTION_COLUMNS:
+            headings, cells, caption = compare.option_list(compared)
+        else:
+            (headings, cells), caption = compare.option_layout(compared), ""
+        result += f"<h2>Options that differ</h2>{_table(headings, cells, swatches, caption)}"
     return f"<section>{result}</section>"
 
 

@@ -38,7 +38,7 @@ def draw(runs: Sequence[Run]) -> go.Figure:
     figure = make_subplots(
         rows,
         columns,
-        subplot_titles=[g.short for g, _ in maps],
+        subplot_titles=[g.named(26) for g, _ in maps],
         vertical_spacing=0.25 / rows,
         horizontal_spacing=0.08,
     )

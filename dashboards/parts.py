@@ -47,6 +47,9 @@ def draw(runs: Sequence[Run]) -> go.Figure:
     styled(figure, height=220 + 30 * len(drawn))
     figure.update_layout(barmode="stack")
     figure.update_xaxes(title={"text": "bytes of the run"}, tickformat="~s", ticksuffix="B")
+    figure.update_xaxes(
+        range=[0, 1.05 * max(_total(group, way) for group in drawn for way in WAYS)]
+    )
     figure.update_yaxes(autorange="reversed")
     figure.update_yaxes(title={"text": "run"}, col=1)
     return figure
@@ -57,6 +60,12 @@ def _parts(run: Run) -> dict[tuple[str, str], float]:
     totals = run.overview.get("totals") or {}
     found = {match.groups(): value for k, value in totals.items() if (match := KEY.fullmatch(k))}
     return {(way, part): float(value) for (way, part), value in found.items() if value}
+
+
+def _total(group: Group, way: str) -> float:
+    return sum(
+        _mean(group, way, part) for part in {p for run in group.runs for _, p in _parts(run)}
+    )
 
 
 def _mean(group: Group, way: str, part: str) -> float:

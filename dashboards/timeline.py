@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,13 +24,21 @@ question = (
 )
 MAX_BARS = 40
 """Clients of one round that are drawn."""
-PHASES = {"download": COLOURS[0], "compute": COLOURS[1], "upload": COLOURS[2], "other": "#9a9a9a"}
+PHASES = {
+    "download": COLOURS[0],
+    "compute": COLOURS[1],
+    "upload": COLOURS[2],
+    "waiting, latency": "#9a9a9a",
+}
 ROWS = (
     'SELECT client, coalesce(status, \'ok\'), device, "time/virtual_s", "time/end_s", '
     'coalesce("time/download_s", 0), coalesce("time/compute_s", 0), coalesce("time/upload_s", 0) '
     "FROM clients WHERE round = {round} AND coalesce(stage, 'train') = 'train' "
     'AND "time/virtual_s" IS NOT NULL ORDER BY 4, 1'
 )
+
+
+LAST = """SELECT max(round) FROM clients WHERE "time/virtual_s" IS NOT NULL AND round <= {round}"""
 
 
 @dataclass(frozen=True)
@@ -100,16 +109,31 @@ TRACES = len(PHASES)
 def _lane(group: Group, number: int | None) -> Lane | None:
     run = group.runs[0]
     took, total = by_round(run, "time/virtual_s").finite(), cumulative(run, "time/virtual_s")
-    if number is None:
-        number = int(took.rounds.max(initial=0))  # clients of a later one may be written already
-    rows = ClientTable.of(run).query(ROWS.format(round=int(number)))
-    if not rows or number not in took.rounds:
+    table = ClientTable.of(run)
+    if number is None:  # clients of a later round than the last one may be written already
+        ended = int(took.rounds.max(initial=0))
+        ((number,),) = table.query(LAST.format(round=ended))
+    if number not in took.rounds:
+        return None
+    rows = table.query(ROWS.format(round=int(number)))
+    if not rows:
         return None
     end = float(took.at(np.array([number]))[0])
     began = float(total.at(np.array([number]))[0]) - end
     places = np.linspace(0, len(rows) - 1, min(MAX_BARS, len(rows))).round().astype(int)
     bars = [_bar(rows[i], began) for i in places]
     return Lane(group, number, bars, end, len(rows))
+
+
+def _labels(bars: Sequence[Bar]) -> list[str]:
+    """Client numbers; who answered again within one update of the server is told apart."""
+    seen: Counter[int] = Counter()
+    labels = []
+    for bar in bars:
+        seen[bar.client] += 1
+        again = seen[bar.client]
+        labels.append(str(bar.client) if again == 1 else f"{bar.client}, answer {again}")
+    return labels
 
 
 def _bar(row: tuple, began: float) -> Bar:  # type: ignore[type-arg]
@@ -125,7 +149,7 @@ def _traces(lane: Lane) -> list[go.Bar]:
     return [
         go.Bar(
             x=[bar.phases[i] for bar in lane.bars],
-            y=[str(bar.client) for bar in lane.bars],
+            y=_labels(lane.bars),
             base=[bar.start + sum(bar.phases[:i]) for bar in lane.bars],
             orientation="h",
             name=phase,

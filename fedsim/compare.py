@@ -241,19 +241,29 @@ def option_layout(compared: Table) -> tuple[list[str], list[list[Cell]]]:
     return headings, lines
 
 
+def option_list(compared: Table) -> tuple[list[str], list[list[Cell]], str]:
+    """The same as one line of text per run, for more options than there is room for; a caption."""
+    headings, lines = option_layout(compared)
+    texts: list[list[Cell]] = []
+    for (label, key), *values in lines:
+        pairs = zip(headings[1:], values, strict=True)
+        text = ", ".join(f"{heading}={value}" for heading, (value, _) in pairs if value != DEFAULT)
+        texts.append([(label, key), (text, text)])
+    return ["run", "options that differ"], texts, "What is not named has its default."
+
+
+MAX_OPTION_COLUMNS = 10
+"""More differing options than these are listed by the page as text, which also fits on paper."""
+
+
 def _runs_table(compared: Table) -> RichTable:
     headings, lines, caption = layout(compared)
     return _rich(headings, [[text for text, _ in line] for line in lines], caption)
 
 
 def _options_table(compared: Table) -> RichTable:
-    """One line of text per run, since there may be more options than a terminal has columns."""
-    headings, lines = option_layout(compared)
-    texts = []
-    for (label, _), *values in lines:
-        pairs = zip(headings[1:], values, strict=True)
-        texts.append([label, ", ".join(f"{h}={v}" for h, (v, _) in pairs if v != DEFAULT)])
-    return _rich(["run", "options that differ"], texts, "What is not named has its default.")
+    headings, lines, caption = option_list(compared)
+    return _rich(headings, [[text for text, _ in line] for line in lines], caption)
 
 
 def _groups_table(compared: Table) -> RichTable:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedsim._version import __version__
+from fedsim.shapes import is_number
 
 if TYPE_CHECKING:
     from fedsim.scenario import Plugin, Scenario
@@ -82,12 +83,13 @@ def summarise(
 
 def _best(rounds: Sequence[Record], name: str, mode: str) -> Record:
     scores = [(finite(r[name]), r["round"]) for r in rounds if name in r]
-    numbers = [(score, n) for score, n in scores if score is not None]
+    numbers = [(score, n) for score, n in scores if is_number(score)]
     if not numbers:
         return {"final": None, "best": None, "best_round": None}
     pick = max if mode == "max" else min
     best, first = pick(numbers, key=lambda pair: pair[0])  # the first one among equals
-    return {"final": scores[-1][0], "best": best, "best_round": first}
+    last = scores[-1][0]
+    return {"final": last if is_number(last) else None, "best": best, "best_round": first}
 
 
 def _totals(rounds: Sequence[Record]) -> Record:
@@ -240,7 +242,7 @@ def read_yaml(path: Path, problems: list[str]) -> Record:
 def read_rounds(path: Path, problems: list[str]) -> list[Record]:
     """The records of a JSONL file that have a round number."""
     records = list(read_lines(path, problems))
-    numbered = [r for r in records if isinstance(r.get("round"), int)]
+    numbered = [r for r in records if is_number(r.get("round")) and isinstance(r["round"], int)]
     if len(numbered) < len(records):
         _note(problems, f"{path.name}: {len(records) - len(numbered)} records have no round number")
     return numbered

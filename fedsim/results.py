@@ -29,6 +29,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedsim import shapes
 from fedsim.errors import OutputError
 from fedsim.records import (
     SCHEMA_VERSION,
@@ -294,8 +295,10 @@ class Run:
             status=status,
             scenario=read_yaml(folder / "resolved.yaml", problems),
             rounds=read_rounds(folder / "rounds.jsonl", problems),
-            summary=read_json(folder / "summary.json", problems, expected=finished),
-            env=read_json(folder / "env.json", problems) or {},
+            summary=shapes.summary(
+                read_json(folder / "summary.json", problems, expected=finished), problems
+            ),
+            env=shapes.env(read_json(folder / "env.json", problems) or {}, problems),
             events=(read_text(folder / "events.log", problems) or "").splitlines(),
             problems=problems,
         )
