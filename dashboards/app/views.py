@@ -40,10 +40,7 @@ def overview(runs: Sequence[Run]) -> None:
         if row.reason:
             st.error(plain(f"{row.label}, seed {row.seed}: {row.reason}"))
     if any(len(group.rows) > 1 for group in compared.groups):
-        st.subheader("Over seeds")
-        cells = [compare.group_cells(group) for group in compared.groups]
-        st.dataframe(_frame(compare.GROUP_COLUMNS, cells), hide_index=True, alt="Table over seeds")
-        st.caption(compare.GROUP_CAPTION)
+        _over_seeds(compared.groups)
 
 
 def figures(runs: Sequence[Run]) -> None:
@@ -134,6 +131,18 @@ def _progress(run: Run) -> None:
     text = f"{run.name}, seed {run.seed}: round {done} of {total or '?'}"
     text += f", {run.key_metric[0]} {score:.4g}" if score is not None else ""
     st.progress(share, text=plain(text))
+
+
+def _over_seeds(groups: Sequence[compare.Group]) -> None:
+    names = list(dict.fromkeys(name for group in groups for name in group.spreads))
+    lines: list[list[compare.Cell]] = []
+    for group in groups:
+        spreads = {name: group.spreads.get(name) for name in names}
+        means = [(compare.human_spread(n, s), s.mean if s else None) for n, s in spreads.items()]
+        lines.append([(group.label, group.label), (str(len(group.rows)), len(group.rows)), *means])
+    st.subheader("Over seeds")
+    st.dataframe(_frame(["run", "n", *names], lines), hide_index=True, alt="Table over seeds")
+    st.caption(compare.GROUP_CAPTION)
 
 
 def _panel(name: str, runs: Sequence[Run], given: dict[str, Any]) -> None:
