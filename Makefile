@@ -4,16 +4,26 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test quick bench lint install wheel clean help
+.PHONY: demo examples screenshot test quick bench lint install wheel clean help
 
 help:
-	@echo "make demo   run scenarios/quickstart.yaml and write its report"
+	@echo "make demo   run scenarios/quickstart.yaml and write a report that compares it with other methods"
 	@echo "make test   lint, types and all tests"
 	@echo "make quick  the tests that take about a minute together"
+	@echo "make examples    make the finished runs in tests/examples again; about eight minutes"
+	@echo "make screenshot  take README's picture of report.html, as make demo wrote it; needs Chromium"
 	@echo "make bench  speed beside the bare loop, Flower and pfl-research; half an hour, on a quiet machine"
 
+# The newest run of one's own, beside the finished example runs of four methods.
 demo: $(READY)
 	$(BIN)/fedsim run scenarios/quickstart.yaml
+	$(BIN)/fedsim report "$$(ls -td runs/quickstart/*/ | head -1)" tests/examples -o report.html
+
+examples: $(READY)
+	$(BIN)/python -m tests.make_examples
+
+screenshot: $(READY)
+	$(BIN)/python -m tests.screenshot report.html dashboards/report.png
 
 # Two processes, since much of a test's time is waiting for Ray to start.
 test: $(READY) lint

@@ -118,8 +118,12 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def differing(scenarios: Sequence[Mapping[str, Any]]) -> list[str]:
     """Keys of flat scenarios whose values are not the same everywhere, in order of appearance."""
-    keys = dict.fromkeys(key for scenario in scenarios for key in scenario)
+    keys = dict.fromkeys(key for scenario in scenarios for key in scenario if _matters(key))
     return [key for key in keys if len({shown(scenario, key) for scenario in scenarios}) > 1]
+
+
+def _matters(key: str) -> bool:
+    return key.split(".")[0] not in NO_RESULT_KEYS
 
 
 def shown(scenario: Mapping[str, Any], key: str) -> str:

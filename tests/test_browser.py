@@ -6,7 +6,6 @@ Needs a Chromium of the system (``apt-get install chromium``); nothing is downlo
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,18 +14,18 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from fedsim.dashboards.page import write_page
 from fedsim.results import RunFolder, find_runs
 from tests.run_folders import make_run, scenario
+from tests.screenshot import ARGUMENTS, chromium
 
 pytestmark = pytest.mark.slow
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 ROOT = Path(__file__).parents[1]
 NASTY = "<img src=http://example.com/x.png onerror=document.title='hacked'>"
-LAUNCH = ["--no-sandbox", "--disable-background-networking", "--disable-gpu"]
 TOLD = """
 import plotly.graph_objects as go
 order, title, question = 1, "Told", "Which target was chosen?"
@@ -37,11 +36,10 @@ def draw(runs, *, target: float | None = None):
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
+    if chromium() is None:
         pytest.skip("no Chromium here: `apt-get install chromium`, then these tests run")
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=found, args=LAUNCH)
+        yield playwright.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
 
 
 @pytest.fixture
@@ -82,7 +80,7 @@ def kept_here(page: Page, *allowed: str) -> bool:
 
 def traces(page: Page, figure: str) -> dict[str, dict]:
     """The lines that a figure shows, by name, as plotly holds them."""
-    code = "f => f.data.map(t => ({name: t.name, x: Array.from(t.x), y: Array.from(t.y)}))"
+    code = "f => f._fullData.map(t => ({name: t.name, x: Array.from(t.x), y: Array.from(t.y)}))"
     return {t["name"]: t for t in page.locator(figure).evaluate(code)}
 
 
@@ -187,6 +185,13 @@ def choose(page: Page, view: str) -> None:
     expect(page.get_by_role("heading", name=view, exact=True)).to_be_visible(timeout=30_000)
 
 
+def download(page: Page, button: str) -> Path:
+    """Press a button and give the file that it makes."""
+    with page.expect_download(timeout=30_000) as started:
+        page.get_by_role("button", name=button).click()
+    return Path(started.value.path())
+
+
 def test_the_app_shows_the_run_folders_and_stays_on_this_machine(page, address, tmp_path):
     page.goto(f"http://{address}")
     expect(page.get_by_role("heading", name="Runs", exact=True)).to_be_visible(timeout=60_000)
@@ -203,8 +208,13 @@ def test_the_app_shows_the_run_folders_and_stays_on_this_machine(page, address, 
     page.locator(figure).first.locator(".updatemenu-button", has_text="bytes").first.click()
     expect(page.locator(figure).first.locator(".xtitle").first).to_contain_text("bytes")
     assert traces(page, f"{figure} >> nth=0")["large"]["x"] == [52_000, 104_000]
-    for view in ("Scenarios", "Data", "Log"):
+    page.get_by_role("button", name="Figure as HTML").first.wait_for()
+    for view in ("Scenarios", "Log", "Data"):
         choose(page, view)
+    csv = pd.read_csv(download(page, "Download rounds.csv"))
+    parquet = pd.read_parquet(download(page, "Download rounds.parquet"))
+    for table in (csv, parquet):
+        assert table["eval/accuracy"].tolist()[:6] == [0.1, 0.5, 0.8, 0.1, 0.6, 0.9]
     assert page.title() == "fedsim"  # not hacked
     assert page.wrong == []
     assert kept_here(page, f"http://{address}", f"ws://{address}")

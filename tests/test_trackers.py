@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from fedsim import simulation, tracking
+from fedsim.compare import table
 from fedsim.differences import group
 from fedsim.errors import PluginError, RunError
 from fedsim.results import Run, RunFolder
@@ -138,6 +139,7 @@ def test_trackers_and_tags_do_not_part_seeds(tmp_path):
         make_run(tmp_path, values={"seed": 1, "tags": ["x"], "track": ["tensorboard"]}),
     ]
     assert [len(members) for members in group(runs)] == [2]
+    assert table(runs).options == ()
 
 
 def test_numbers_leaves_out_what_is_none():
@@ -223,6 +225,7 @@ def in_wandb(folder: Path) -> tuple[dict, dict]:
     return config, points
 
 
+@pytest.mark.slow
 def test_wandb_offline_has_the_keys_of_the_run_folder(run):
     tracking.export(run, tracking.build({"name": "wandb", "project": "x"}))
     config, points = in_wandb(run.path)

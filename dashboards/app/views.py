@@ -40,10 +40,7 @@ def overview(runs: Sequence[Run]) -> None:
         if row.reason:
             st.error(plain(f"{row.label}, seed {row.seed}: {row.reason}"))
     if any(len(group.rows) > 1 for group in compared.groups):
-        st.subheader("Over seeds")
-        headings, lines = compare.group_layout(compared)
-        st.dataframe(_frame(headings, lines), hide_index=True, alt="Table over seeds")
-        st.caption(compare.GROUP_CAPTION)
+        _over_seeds(compared)
 
 
 def figures(runs: Sequence[Run]) -> None:
@@ -134,6 +131,13 @@ def _progress(run: Run) -> None:
     text = f"{run.name}, seed {run.seed}: round {done} of {total or '?'}"
     text += f", {run.key_metric[0]} {score:.4g}" if score is not None else ""
     st.progress(share, text=plain(text))
+
+
+def _over_seeds(compared: compare.Table) -> None:
+    headings, lines = compare.group_layout(compared)
+    st.subheader("Over seeds")
+    st.dataframe(_frame(headings, lines), hide_index=True, alt="Table over seeds")
+    st.caption(compare.GROUP_CAPTION)
 
 
 def _panel(name: str, runs: Sequence[Run], given: dict[str, Any]) -> None:
