@@ -1,11 +1,13 @@
 """Codecs in whole runs: bytes by part, memories of both ends, faults, resume, any strategy."""
 
+import math
 import random
 
 import numpy as np
 import pytest
 
-from fedsim import simulation
+from fedsim import registry, simulation
+from fedsim.chain import build_chain
 from fedsim.codec import HEADER
 from fedsim.engine.grid import WorkerGrid
 from fedsim.errors import PluginError
@@ -231,3 +233,23 @@ def test_own_and_stock_strategies_agree_under_a_lossy_way_down(tmp_path, strateg
 def test_a_rank_above_every_matrix_is_refused_with_the_largest(tmp_path):
     with pytest.raises(PluginError, match=r"codec.up.rank: rank 9 makes no array.*At most 1"):
         simulation.run(setting([{"name": "powersgd", "rank": 9}]), out=tmp_path)
+
+
+@pytest.mark.parametrize("feedback", ["ef21", "econtrol"])
+def test_of_one_client_the_servers_mean_is_its_mirror(tmp_path, feedback):
+    def weights(server):
+        section = {"name": feedback, "server": server}
+        up = [{**TOPK, "error_feedback": section}]
+        alone = setting(up, num_clients=1, clients_per_round=1, num_rounds=3)
+        return simulation.run(alone, out=tmp_path / server).rounds[-1]["eval/loss"]
+
+    assert weights("mean") == pytest.approx(weights("mirrors"), rel=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.0000001, math.nan, math.inf])
+def test_shares_outside_0_to_1_are_refused(share):
+    for name in registry.available("codecs"):
+        options = registry.options(registry.find("codecs", name))
+        for option in {"density", "kept"} & set(options):
+            with pytest.raises(PluginError, match=f"option '{option}' of codec '{name}'"):
+                build_chain([{"name": name, option: share}])

@@ -23,6 +23,8 @@ from fedsim.codec import Codec, Reader, Rest, Sender, Stage, Writer
 from fedsim.codecs._symbols import read_symbols, write_symbols
 from fedsim.codecs._vectors import narrow, wide, wide_dtype
 
+MOST_COMPARISONS = 32
+"""With more bounds than these, a search is faster than one comparison after the other."""
 MOST_CLUSTERS = 2**12
 
 
@@ -79,14 +81,27 @@ def cluster(x: NDArray[Any], clusters: int, iterations: int) -> tuple[NDArray[An
     >>> labels.tolist(), centroids.tolist()
     ([1, 1, 1, 2, 0, 2, 0], [-5.0, 0.0, 5.5])
     """
-    low, high = float(x.min()), float(x.max())
+    ordered = np.sort(x)
+    low, high = float(ordered[0]), float(ordered[-1])
     if low == high:
         return np.zeros(x.size, np.int32), x[:1].copy()
+    # in sorted order a cluster is a stretch, whose sum is a difference of two running sums
+    running = np.concatenate([[0.0], np.cumsum(ordered, dtype=np.float64)])
     centroids = np.linspace(low, high, clusters)
-    labels = np.zeros(x.size, np.int64)
     for _ in range(iterations):
-        labels = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, x)
-        counts = np.bincount(labels, minlength=clusters)
-        sums = np.bincount(labels, x, minlength=clusters)
+        bounds = (centroids[1:] + centroids[:-1]) / 2
+        ends = [0, *np.searchsorted(ordered, bounds, side="right"), x.size]
+        counts, sums = np.diff(ends), np.diff(running[ends])
         centroids = np.where(counts > 0, sums / np.maximum(counts, 1), centroids)
-    return labels.astype(np.int32), centroids.astype(x.dtype)
+    return _labels(x, bounds), centroids.astype(x.dtype)
+
+
+def _labels(x: NDArray[Any], bounds: NDArray[np.float64]) -> NDArray[Any]:
+    """How many of the ascending bounds lie below each value."""
+    if len(bounds) > MOST_COMPARISONS:
+        return np.searchsorted(bounds, x).astype(np.int32)
+    labels = np.zeros(x.size, np.uint8)
+    for bound in bounds:
+        below = bound.astype(x.dtype)  # compare in the values' own type, which is faster
+        labels += x > (np.nextafter(below, x.dtype.type(-np.inf)) if below > bound else below)
+    return labels.astype(np.int32)

@@ -18,6 +18,7 @@ from tests.problems import tiny
 STRATEGIES = {
     "fedavg": {"name": "fedavg"},
     "fedadam": {"name": "fedadam"},
+    "co2": {"name": "co2", "gap": "gap_aware", "clip": 0.05},
     "flower-krum": {"name": STOCK + "Krum", "num_malicious_nodes": 1},
     "flower-median": {"name": STOCK + "FedMedian"},
 }
