@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ MAX_LABEL = 60
 MAX_AXIS_LABEL = 36
 MAX_GROUPS = 24
 """Groups whose single clients are shown."""
+MAX_READ = 40
+"""Runs whose lines of clients are read for one panel; reading them takes most of its time."""
 GRID = "rgba(128,128,128,0.25)"
 UNITS = {
     "accuracy": "share of correct answers",
@@ -85,9 +88,14 @@ def groups(runs: Sequence[Run]) -> list[Group]:
 
 
 def first_groups(drawn: Sequence[Group], most: int = MAX_GROUPS) -> tuple[list[Group], str]:
-    """Groups whose single clients a panel shows, and a note about those that it leaves out."""
-    kept = list(drawn[:most])
-    text = f"Only the first {most} of {len(drawn)} runs are shown here."
+    """Groups whose single clients a panel shows, and a note about those that it leaves out.
+
+    These are the first ones, up to ``most`` groups and ``MAX_READ`` runs, seeds counted.
+    """
+    runs = itertools.accumulate(len(group.runs) for group in drawn)
+    fit = sum(total <= MAX_READ for total in runs)
+    kept = list(drawn[: max(1, min(most, fit))])
+    text = f"Only the first {len(kept)} of {len(drawn)} runs are shown here."
     return kept, text if len(kept) < len(drawn) else ""
 
 

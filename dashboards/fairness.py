@@ -59,7 +59,7 @@ def kinds(run: Run) -> tuple[Kind, Kind, Kind]:
     name, mode = run.key_metric
     own = metric_label(name.replace("eval/", "personal/", 1))
     return (
-        Kind(SCORES, f"{own}, on a client's own test rows, last test", mode),
+        Kind(SCORES, own, mode),
         Kind(REPORTS.format("train_loss"), "train loss of a client (mean per example)", "min"),
         Kind(REPORTS.format("num_examples"), "training examples of a client", "max"),
     )
@@ -72,7 +72,7 @@ def draw(runs: Sequence[Run]) -> go.Figure:
     drawn, limited = first_groups(drawn or everyone)
     shown, kind = _measured(drawn)
     figure = _figure(shown, kind)
-    for text in (left_out, limited, "" if kind.sql == SCORES else WITHOUT_SCORES):
+    for text in (left_out, limited, WITH_SCORES if kind.sql == SCORES else WITHOUT_SCORES):
         if text:
             note(figure, text)
     return figure
@@ -88,6 +88,7 @@ def _measured(drawn: Sequence[Group]) -> tuple[list[tuple[Group, list[Floats]]],
     raise NothingToShow("No run has finished a round with clients yet.")
 
 
+WITH_SCORES = "Scores are those of the last test of clients on their own test rows."
 WITHOUT_SCORES = (
     "No client was tested on rows of its own (evaluate.personal), so this is what each client "
     "last reported from training, if that was in the last tenth of the rounds."

@@ -147,7 +147,7 @@ def test_fairness_prefers_scores_on_own_rows(tmp_path: Path) -> None:
     box, worst, _ = figure.data
     assert list(box.x) == [i / 20 for i in range(20)]  # of the last test only
     assert list(worst.x) == pytest.approx([0.025])  # two of twenty: 0 and 0.05
-    assert drawing.notes(figure) == []
+    assert drawing.notes(figure) == [fairness.WITH_SCORES]
 
 
 def test_boxes_fall_back_on_examples_and_leave_out_failed_clients(tmp_path: Path) -> None:

@@ -285,6 +285,16 @@ def test_staleness_and_internals(tmp_path: Path) -> None:
     assert (list(epsilon.x), list(epsilon.y)) == ([1, 2], [1, 2])
 
 
+def test_single_clients_are_read_from_so_many_runs_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawing, "MAX_READ", 3)
+    runs = [make_run(tmp_path, values={"name": n, "seed": s}) for n in "abc" for s in (0, 1)]
+    kept, text = drawing.first_groups(drawing.groups(runs))
+    assert [group.label for group in kept] == ["a"]  # with b it would be four
+    assert text == "Only the first 1 of 3 runs are shown here."
+
+
 def test_twenty_five_runs_fit(tmp_path: Path) -> None:
     runs = [make_full_run(tmp_path, num_rounds=n) for n in range(1, 26)]
     figure = timeline.draw(runs)
