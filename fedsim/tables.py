@@ -25,17 +25,17 @@ IDENTITY = ("run", "name", "strategy", "codec", "seed")
 
 def rounds(runs: Iterable[Run]) -> DataFrame:
     """One row per run and round; round 0 is before training."""
-    return _frame((run, record) for run in runs for record in run.rounds)
+    return _frame((run, run.rounds) for run in runs)
 
 
 def clients(runs: Iterable[Run]) -> DataFrame:
     """One row per run, round and client that was asked."""
-    return _frame((run, record) for run in runs for record in run.clients)
+    return _frame((run, run.clients) for run in runs)
 
 
 def summaries(runs: Iterable[Run]) -> DataFrame:
     """One row per run: scores, totals by key, tags, status, options of the scenario as JSON."""
-    return _frame((run, _summary(run)) for run in runs)
+    return _frame((run, [_summary(run)]) for run in runs)
 
 
 TABLES: dict[str, Callable[[Iterable[Run]], DataFrame]] = {
@@ -67,20 +67,20 @@ def write_parquet(runs: Sequence[Run], folder: Path) -> list[Path]:
     return paths
 
 
-def _frame(rows: Iterable[tuple[Run, Record]]) -> DataFrame:
-    from pandas import DataFrame
+def _frame(records: Iterable[tuple[Run, Iterable[Record]]]) -> DataFrame:
+    from pandas import DataFrame, concat
 
-    known: dict[Path, Record] = {}
-    lines = []
-    for run, record in rows:
-        if run.path not in known:
-            known[run.path] = _identity(run)
-        lines.append({**known[run.path], **record})
-    columns = list(IDENTITY) if not lines else None
-    frame = DataFrame(lines, columns=columns)
-    for column in [c for c in frame if frame[c].dtype.kind == "O"]:
-        frame[column] = frame[column].map(_plain)
-    return frame
+    frames = [DataFrame(columns=list(IDENTITY))]
+    for run, rows in records:
+        frame = DataFrame(list(rows))
+        for place, (column, value) in enumerate(_identity(run).items()):
+            frame.insert(place, column, value)
+        frames.append(frame)
+    filled = [frame for frame in frames if len(frame)] or frames[:1]
+    joined = concat(filled, ignore_index=True).infer_objects()  # None among numbers
+    for column in [c for c in joined if joined[c].dtype.kind == "O"]:
+        joined[column] = joined[column].map(_plain)
+    return joined
 
 
 def _identity(run: Run) -> Record:

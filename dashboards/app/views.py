@@ -89,7 +89,7 @@ def data(runs: Sequence[Run]) -> None:
     """The numbers behind everything, to look at and to download."""
     st.header("Data")
     name = st.radio("Table", list(tables.TABLES), horizontal=True)
-    frame = tables.TABLES[name](runs)
+    frame = _table(name, tuple(loading.stamp_of(run) for run in runs), list(runs))
     st.caption(f"{len(frame):,} rows, {len(frame.columns)} columns")
     st.dataframe(frame.head(PREVIEW_ROWS), hide_index=True, alt=f"Table {name}")
     if len(frame) > PREVIEW_ROWS:
@@ -122,6 +122,12 @@ VIEWS: dict[str, Callable[[Sequence[Run]], None]] = {
     "Data": data,
     "Log": log,
 }
+
+
+@st.cache_resource(max_entries=6, show_spinner=False)
+def _table(name: str, stamps: tuple[Any, ...], _runs: list[Run]) -> pd.DataFrame:
+    """One of the tables; made again when a run changes."""
+    return tables.TABLES[name](_runs)
 
 
 def _progress(run: Run) -> None:
