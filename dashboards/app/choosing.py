@@ -23,7 +23,7 @@ FILTERS: dict[str, Callable[[Run], Iterable[str]]] = {
 """Ways to pick runs, with the words that a run has under each."""
 BUDGETS = {
     "megabytes": ("Budget of bytes (MB, up + down)", 1e6, ("comm/up_bytes", "comm/down_bytes")),
-    "hours": ("Budget of virtual time (h)", 3600.0, ("time/virtual_s",)),
+    "hours": ("Budget of time (h, virtual or wall)", 3600.0, ("time/virtual_s",)),
     "joules": ("Budget of energy (J)", 1.0, ("energy/joules",)),
 }
 """Options of panels that are budgets: label, unit in units of the keys, keys of the totals."""
