@@ -121,6 +121,18 @@ def test_fedscale_capacities(tmp_path):
     assert (device.inference_s, device.down_mbps, device.up_mbps) == (0.02, 4.0, 4.0)
 
 
+def test_a_bad_entry_is_named_with_its_line(tmp_path):
+    pickled, file = tmp_path / "trace.pkl", tmp_path / "trace.json"
+    good = {"active": [0], "inactive": [5], "finish_time": 20}
+    bad = {"active": [0, 4], "inactive": [5, 12], "finish_time": 20}
+    pickled.write_bytes(pickle.dumps({1: good, 2: bad}))
+    traces.convert(pickled, file)
+    with pytest.raises(ScenarioError, match=r"trace\.json:3, device 2: intervals overlap"):
+        traces.presence(str(file))
+    with pytest.raises(ScenarioError, match=r"trace\.json:2, device 1: is no capacity"):
+        traces.capacities(str(file))
+
+
 class Harmful:
     """Unpickling it makes a folder."""
 

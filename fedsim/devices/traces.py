@@ -14,6 +14,7 @@ import io
 import json
 import math
 import pickle
+import re
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,10 +67,26 @@ def presence(file: str) -> tuple[Presence, ...]:
         ScenarioError: The file cannot be read, or intervals are out of order.
     """
     entries = read_json(Path(file))
-    return tuple(_presence(entry, f"{file}, device {key}") for key, entry in entries.items())
+    return tuple(_presence(entry, file, key) for key, entry in entries.items())
 
 
-def _presence(entry: Any, where: str) -> Presence:
+def _presence(entry: Any, file: str, key: str) -> Presence:
+    try:
+        return _checked(entry)
+    except ScenarioError as error:
+        error.where = _place(file, key)
+        raise
+
+
+def _place(file: str, key: str) -> str:
+    """File, line and device, for errors."""
+    text = Path(file).read_text(encoding="utf-8")
+    found = re.search(rf"{re.escape(json.dumps(key))}\s*:", text)
+    line = f":{text.count(chr(10), 0, found.start()) + 1}" if found else ""
+    return f"{file}{line}, device {key}"
+
+
+def _checked(entry: Any) -> Presence:
     try:
         starts = tuple(map(float, entry["active"]))
         ends = tuple(map(float, entry["inactive"]))
@@ -77,21 +94,19 @@ def _presence(entry: Any, where: str) -> Presence:
     except (KeyError, TypeError, ValueError) as error:
         raise ScenarioError(
             f"is no availability entry ({type(error).__name__}: {error})",
-            where=where,
             allowed="It needs active: [s, ...], inactive: [s, ...] and finish_time: s",
         ) from None
     if len(starts) != len(ends):
-        raise ScenarioError(f"has {len(starts)} active and {len(ends)} inactive times", where=where)
+        raise ScenarioError(f"has {len(starts)} active and {len(ends)} inactive times")
     times = [t for pair in zip(starts, ends, strict=True) for t in pair]
     for i, (before, after) in enumerate(pairwise([0.0, *times, period])):
         if after < before or (after == before and i % 2 == 1):
             raise ScenarioError(
                 f"intervals overlap or are out of order: {after:g} s comes after {before:g} s",
-                where=where,
                 hint=f"Nearest valid value: above {before:g}, up to finish_time = {period:g}",
             )
     if not period > 0:
-        raise ScenarioError(f"finish_time is {period:g}, not positive", where=where)
+        raise ScenarioError(f"finish_time is {period:g}, not positive")
     joined = [k for k in range(1, len(starts)) if starts[k] == ends[k - 1]]
     starts = tuple(t for k, t in enumerate(starts) if k not in joined)
     ends = tuple(t for k, t in enumerate(ends) if k + 1 not in joined)
@@ -112,7 +127,7 @@ def capacities(file: str) -> tuple[tuple[float, float], ...]:
         if len(numbers) != len(_CAPACITY):
             raise ScenarioError(
                 f"is no capacity entry: {entry!r}",
-                where=f"{file}, device {key}",
+                where=_place(file, key),
                 allowed="It needs positive computation (ms) and communication (kbit/s)",
             )
         found.append((numbers[0], numbers[1] / 1000))
@@ -174,7 +189,8 @@ def convert(source: Path, target: Path) -> int:
     if not isinstance(content, dict) or not content:
         raise ScenarioError("holds no mapping of devices to entries", where=str(source))
     try:
-        target.write_text(json.dumps({str(k): v for k, v in content.items()}), encoding="utf-8")
+        lines = ",\n".join(f"{json.dumps(str(k))}: {json.dumps(v)}" for k, v in content.items())
+        target.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot be written: {error.strerror}", where=str(target)) from None
     return len(content)
