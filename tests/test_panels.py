@@ -300,3 +300,16 @@ def test_twenty_five_runs_fit(tmp_path: Path) -> None:
     figure = timeline.draw(runs)
     assert "Only the first 24 of 25 runs are shown here." in drawing.notes(figure)
     assert len(figure.layout.updatemenus[0].buttons) == 24
+
+
+def test_bytes_by_layer_add_parts_and_sum_the_small_ones(tmp_path):
+    arrays = {f"net.block.{n}.weight": 100 - n for n in range(30)}
+    totals = {f"comm/up_values_bytes/{name}": n for name, n in arrays.items()}
+    totals |= {"comm/up_indices_bytes/net.block.3.weight": 50, "comm/down_header_bytes": 7}
+    figure = layers.draw([folder(tmp_path, totals)])
+    up, down = figure.data
+    assert up.y[:2] == ("3.weight", "0.weight")
+    assert up.x[:2] == (97 + 50, 100)
+    assert (up.y[-1], up.x[-1]) == ("all others", sum(range(71, 76)))
+    assert set(down.x) == {0.0}
+    assert drawing.notes(figure) == ["The 5 smallest arrays are summed in the last bar."]

@@ -1,0 +1,97 @@
+"""Panel: which arrays of the model the bytes were about."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from fedsim.dashboards.drawing import Group, groups, note, styled
+from fedsim.dashboards.panel import NothingToShow
+from fedsim.dashboards.parts import WAYS
+from fedsim.records import bytes_by_layer
+from fedsim.results import Run
+from fedsim.units import human_bytes
+
+order = 23
+title = "Bytes by layer"
+question = "Which layers were the bytes about? All parts of an array together, means over seeds."
+MOST = 25
+"""Arrays with a bar of their own; the others are summed."""
+LONGEST = 44
+"""Characters of an array's name."""
+
+
+def draw(runs: Sequence[Run]) -> go.Figure:
+    """Draw one bar for each array, run and direction."""
+    counted = {g.label: _counted(g) for g in groups(runs)}
+    drawn = [g for g in groups(runs) if any(counted[g.label].values())]
+    if not drawn:
+        raise NothingToShow("No run has counted its bytes by layer; codec.by_layer: true does.")
+    largest = sum((sum(counted[g.label].values(), Counter()) for g in drawn), Counter())
+    names = [name for name, _ in largest.most_common(MOST)]
+    figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=list(WAYS.values()))
+    for group in drawn:
+        for column, way in enumerate(WAYS, start=1):
+            figure.add_trace(_bar(group, counted[group.label][way], names, column), 1, column)
+    rows = len(names) + (len(largest) > MOST)
+    styled(figure, height=220 + rows * max(24, 10 * len(drawn)))
+    figure.update_layout(barmode="group")
+    figure.update_xaxes(title={"text": "bytes of the run"}, tickformat="~s", ticksuffix="B")
+    figure.update_yaxes(autorange="reversed")
+    figure.update_yaxes(title={"text": "array"}, col=1)
+    if len(largest) > MOST:
+        note(figure, f"The {len(largest) - MOST} smallest arrays are summed in the last bar.")
+    return figure
+
+
+def _bar(group: Group, counted: Mapping[str, float], names: Sequence[str], column: int) -> go.Bar:
+    values = {label: counted.get(name, 0.0) for name, label in _shorter(names).items()}
+    rest = sum(n for name, n in counted.items() if name not in names)
+    if rest:
+        values["all others"] = rest
+    return go.Bar(
+        x=list(values.values()),
+        y=list(values),
+        name=group.name,
+        orientation="h",
+        legendgroup=group.label,
+        showlegend=column == 1,
+        marker={"color": group.colour},
+        customdata=[human_bytes(n) for n in values.values()],
+        hovertemplate="%{y}<br>%{customdata}",
+    )
+
+
+def _shorter(names: Sequence[str]) -> dict[str, str]:
+    """Names without what all begin with, escaped, for figures read them as markup.
+
+    >>> _shorter(["model.layer.0.w", "model.layer.1.w"])
+    {'model.layer.0.w': '0.w', 'model.layer.1.w': '1.w'}
+    """
+    shared = os.path.commonprefix([name.rpartition(".")[0] + "." for name in names])
+    start = shared.rfind(".") + 1 if len(names) > 1 else 0
+    cut = {name: _middle(name[start:]) for name in names}
+    distinct = len(set(cut.values())) == len(names)
+    return {n: html.escape(cut[n] if distinct else n[start:], quote=False) for n in names}
+
+
+def _middle(name: str) -> str:
+    """A long name without its middle."""
+    half = LONGEST // 2
+    return name if len(name) <= LONGEST else f"{name[:half]}…{name[-half:]}"
+
+
+def _counted(group: Group) -> dict[str, Counter[str]]:
+    """Mean bytes over seeds by direction and array."""
+    found: dict[str, Counter[str]] = {way: Counter() for way in WAYS}
+    for run in group.runs:
+        totals = run.overview.get("totals") or {}
+        for way in WAYS:
+            for name, parts in bytes_by_layer(totals, way).items():
+                found[way][name] += sum(parts.values()) / len(group.runs)
+    return found
