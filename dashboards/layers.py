@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import html
-import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -32,8 +32,8 @@ def draw(runs: Sequence[Run]) -> go.Figure:
     drawn = [g for g in groups(runs) if any(counted[g.label].values())]
     if not drawn:
         raise NothingToShow("No run has counted its bytes by layer; codec.by_layer: true does.")
-    largest = sum((sum(counted[g.label].values(), Counter()) for g in drawn), Counter())
-    names = [name for name, _ in largest.most_common(MOST)]
+    largest = _sum([ways[way] for ways in counted.values() for way in WAYS])
+    names = sorted(largest, key=lambda name: -largest[name])[:MOST]
     figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=list(WAYS.values()))
     for group in drawn:
         for column, way in enumerate(WAYS, start=1):
@@ -73,11 +73,13 @@ def _shorter(names: Sequence[str]) -> dict[str, str]:
     >>> _shorter(["model.layer.0.w", "model.layer.1.w"])
     {'model.layer.0.w': '0.w', 'model.layer.1.w': '1.w'}
     """
-    shared = os.path.commonprefix([name.rpartition(".")[0] + "." for name in names])
-    start = shared.rfind(".") + 1 if len(names) > 1 else 0
-    cut = {name: _middle(name[start:]) for name in names}
-    distinct = len(set(cut.values())) == len(names)
-    return {n: html.escape(cut[n] if distinct else n[start:], quote=False) for n in names}
+    parts = [name.split(".") for name in names]
+    common = takewhile(lambda same: len(set(same)) == 1, zip(*parts, strict=False))
+    start = min(len(list(common)), min(map(len, parts)) - 1)
+    whole = {name: ".".join(part[start:]) for name, part in zip(names, parts, strict=True)}
+    cut = {name: _middle(text) for name, text in whole.items()}
+    labels = cut if len(set(cut.values())) == len(names) else whole
+    return {name: html.escape(label, quote=False) for name, label in labels.items()}
 
 
 def _middle(name: str) -> str:
@@ -86,12 +88,24 @@ def _middle(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[:half]}…{name[-half:]}"
 
 
-def _counted(group: Group) -> dict[str, Counter[str]]:
+def _counted(group: Group) -> dict[str, dict[str, float]]:
     """Mean bytes over seeds by direction and array."""
-    found: dict[str, Counter[str]] = {way: Counter() for way in WAYS}
-    for run in group.runs:
-        totals = run.overview.get("totals") or {}
-        for way in WAYS:
-            for name, parts in bytes_by_layer(totals, way).items():
-                found[way][name] += sum(parts.values()) / len(group.runs)
-    return found
+    share = 1 / len(group.runs)
+    return {
+        way: _sum(
+            [
+                {name: share * sum(parts.values()) for name, parts in layers.items()}
+                for run in group.runs
+                if (layers := bytes_by_layer(run.overview.get("totals") or {}, way))
+            ]
+        )
+        for way in WAYS
+    }
+
+
+def _sum(terms: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    total: defaultdict[str, float] = defaultdict(float)
+    for term in terms:
+        for name, n in term.items():
+            total[name] += n
+    return dict(total)

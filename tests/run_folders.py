@@ -110,6 +110,7 @@ def make_full_run(root: Path, **values: Any) -> Run:
     for record in round_records((0.1, 0.5, 0.4)):
         n = record["round"]
         own = {"agg/staleness": 1.0, "agg/in_flight": 2, "agg/update_norm": n, "privacy/epsilon": n}
+        own["comm/up_values_bytes/<i>net</i>.weight"] = 900
         folder.add_round({**record, "time/virtual_s": 10.0 if n else 0.0, **(own if n else {})})
         if n:
             folder.add_clients([_device_row(n, client) for client in (0, 1)])

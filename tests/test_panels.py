@@ -16,6 +16,7 @@ from fedsim.dashboards import (
     drawing,
     frontier,
     internals,
+    layers,
     page,
     participation,
     score,
@@ -302,11 +303,11 @@ def test_twenty_five_runs_fit(tmp_path: Path) -> None:
     assert len(figure.layout.updatemenus[0].buttons) == 24
 
 
-def test_bytes_by_layer_add_parts_and_sum_the_small_ones(tmp_path):
+def test_bytes_by_layer_add_parts_and_sum_the_small_ones(tmp_path: Path) -> None:
     arrays = {f"net.block.{n}.weight": 100 - n for n in range(30)}
     totals = {f"comm/up_values_bytes/{name}": n for name, n in arrays.items()}
     totals |= {"comm/up_indices_bytes/net.block.3.weight": 50, "comm/down_header_bytes": 7}
-    figure = layers.draw([folder(tmp_path, totals)])
+    figure = layers.draw([written(tmp_path, [{}, totals])])
     up, down = figure.data
     assert up.y[:2] == ("3.weight", "0.weight")
     assert up.x[:2] == (97 + 50, 100)
