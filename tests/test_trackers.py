@@ -4,6 +4,7 @@ import json
 import random
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -228,7 +229,11 @@ def in_wandb(folder: Path) -> tuple[dict, dict]:
 @pytest.mark.slow
 def test_wandb_offline_has_the_keys_of_the_run_folder(run):
     tracking.export(run, tracking.build({"name": "wandb", "project": "x"}))
-    config, points = in_wandb(run.path)
+    for _ in range(60):  # its service writes the file in a process of its own
+        config, points = in_wandb(run.path)
+        if len(points) == len(wanted(run)):
+            break
+        time.sleep(0.5)
     assert points == wanted(run)
     assert config["data"] == {"path": "sklearn:digits"}
 
