@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -23,7 +24,7 @@ from fedsim.results import Run
 log = logging.getLogger("fedsim")
 
 
-class Tracker:
+class Tracker(ABC):
     """Sends one run to a tool; the contract of the plug-ins in ``fedsim/trackers/``.
 
     Attributes:
@@ -35,6 +36,7 @@ class Tracker:
     needs: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
 
+    @abstractmethod
     def start(self, run: Run, after: int) -> None:
         """Begin a run, or go on with it.
 
@@ -43,15 +45,14 @@ class Tracker:
             after: The last round that stays as it was told before; -1 for a new run. A resumed run
                 tells its later rounds again, with the same values except wall time.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def log(self, server_round: int, values: Mapping[str, float]) -> None:
         """One round's numbers, by their keys in rounds.jsonl."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self, run: Run) -> None:
         """The run ended, well or not: its folder has a summary and a status."""
-        raise NotImplementedError
 
 
 def build(section: Mapping[str, Any]) -> Tracker:
