@@ -7,7 +7,7 @@ number of workers, so that sums have one order and equal seeds give equal bits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -65,6 +65,7 @@ class Block:
             a client may start several times from one version.
         budgets: Bytes of memory of each client's device; empty without devices.
         residuals: What each client's codec remembers; empty unless it is stateful.
+        fatal: Clients of the call that ended every process they were tried in: not to be run.
     """
 
     server_round: int
@@ -77,6 +78,13 @@ class Block:
     residuals: tuple[Arrays | None, ...] = ()
     weights: tuple[float, ...] = ()
     start: int | None = None
+    fatal: frozenset[int] = frozenset()
+
+    def of(self, client: int) -> Block:
+        """The block of one of its clients, alone."""
+        i = self.clients.index(client)
+        columns = ("clients", "states", "budgets", "residuals", "weights")
+        return replace(self, **{name: getattr(self, name)[i : i + 1] for name in columns})
 
     @property
     def draw(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,20 @@ def check_state(state: Arrays) -> Arrays:
             kind = x.dtype if isinstance(x, np.ndarray) else type(x).__name__
             raise ClientError(f"client.state holds {name} of type {kind}, not an array of numbers")
     return state
+
+
+def check_survives(client: int, fatal: Container[int]) -> None:
+    """Leave out a client that ended every worker process that it was tried in.
+
+    Raises:
+        ClientError: It is one of them.
+    """
+    if client in fatal:
+        raise ClientError(
+            "it ended every worker process that it was tried in",
+            hint="Was it out of memory, or did it hang in compiled code past "
+            "engine.client_timeout_s? Fewer workers (engine.workers) need less memory",
+        )
 
 
 def decode_update(codec: Codec, payload: Payload, like: Arrays, residual: Arrays) -> Arrays:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import resource
 import signal
 from collections.abc import Iterator
@@ -28,12 +29,21 @@ def preserved_generators() -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
+GRACE_S = 2.0
+"""How long compiled code may go on after its time is up, before its process is ended."""
+
+
 @contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise ``ClientError`` in code that works longer; compiled code is stopped when it returns."""
+def time_limit(seconds: float | None, expendable: bool = False) -> Iterator[None]:
+    """Raise ``ClientError`` in code that works longer.
+
+    Compiled code is stopped when it returns. If it does not, an ``expendable`` process ends.
+    """
     if seconds is None:
         yield
         return
+    if expendable:
+        faulthandler.dump_traceback_later(seconds + GRACE_S, exit=True, file=2)
     before = signal.signal(signal.SIGALRM, _expire)
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, where it was swallowed
@@ -45,6 +55,8 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         raise ClientError(f"worked longer than engine.client_timeout_s = {seconds:g}") from None
     finally:
         signal.signal(signal.SIGALRM, before)
+        if expendable:
+            faulthandler.cancel_dump_traceback_later()
 
 
 class _TimeUp(BaseException):

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 from fedsim.engine import resources
-from fedsim.engine.blocks import Block
+from fedsim.engine.calls import Call, blocks_of
 from fedsim.engine.grid import WorkerGrid
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Recipe
@@ -24,8 +24,6 @@ from fedsim.scenario import EngineSection
 log = logging.getLogger("fedsim")
 MAX_RESTARTS = 100
 """How often Ray brings one worker process back."""
-MAX_RETRIES = 5
-"""How many workers one block may take down before the run stops."""
 MEMORY_HINT = "Was it out of memory? Fewer workers (engine.workers) need less"
 
 
@@ -104,38 +102,40 @@ class RayGrid(WorkerGrid):
         """Keep every actor busy, largest calls first; yield results in the order of the calls.
 
         A call whose actor dies is made again on another one: it depends on its arguments alone, so
-        the answer is the same.
+        the answer is the same. Where it ends every actor, its clients are tried one by one, and it
+        is made without those that end theirs; they have failed.
 
         Raises:
-            RunError: No actor is left, or a call ended several of them.
+            RunError: No actor is left, or a call ended several of them and no client is to blame.
         """
-        waiting = sorted(enumerate(calls), key=lambda call: (_size(call[1]), -call[0]))
-        running: dict[Any, tuple[int, Any]] = {}
-        deaths = [0] * len(calls)
+        numbered = sorted(enumerate(calls), key=lambda call: (_size(call[1]), -call[0]))
+        waiting = [Call(arguments, index) for index, arguments in numbered]
+        running: dict[Any, tuple[Call, Any]] = {}
         done: dict[int, Any] = {}
         for wanted in range(len(calls)):
             while wanted not in done:
                 while waiting and (actor := self._free_actor(running, len(waiting))):
-                    index, arguments = waiting.pop()
-                    running[actor.call.remote(method, *self.filled(arguments))] = (index, actor)
+                    call = waiting.pop()
+                    running[actor.call.remote(method, *self.filled(call.arguments))] = (call, actor)
                 ref = self._next([*running, *self._recovering])
                 if ref in self._recovering:
                     self._take_back(ref)
                     continue
-                index, actor = running.pop(ref)
+                call, actor = running.pop(ref)
                 try:
-                    done[index] = _result(ref)
+                    answer = _result(ref)
+                    if call.index is not None:
+                        done[call.index] = answer
+                    waiting += call.answered()
                     if not self._recovers(actor) and not _calls(running, actor):
                         self._idle.append(actor)
                 except _WorkerDied as death:
-                    deaths[index] += 1
-                    self._count_retry(calls[index], deaths[index], death)
-                    waiting.append((index, calls[index]))
+                    waiting += self._after_death(call, death)
                     if not self._recovers(actor) and not _among(actor, self._idle):
                         self._recovering[self._build(actor)] = actor
             yield done.pop(wanted)
 
-    def _free_actor(self, running: dict[Any, tuple[int, Any]], waiting: int) -> Any:
+    def _free_actor(self, running: dict[Any, tuple[Call, Any]], waiting: int) -> Any:
         """An actor for the next call, if one may have it.
 
         While more calls wait than there are actors, each has a second one in its queue, so that it
@@ -172,14 +172,20 @@ class RayGrid(WorkerGrid):
         except _WorkerDied as death:
             log.warning("a worker is gone for good: %s", death)
 
-    def _count_retry(self, arguments: tuple[Any, ...], deaths: int, death: Exception) -> None:
-        clients = sum(len(block.clients) for block in _blocks(arguments))
-        if deaths > MAX_RETRIES:
+    def _after_death(self, call: Call, death: Exception) -> list[Call]:
+        """What is to be done next: the same once more, or its clients one by one."""
+        again = call.ended_a_worker()
+        if again is None:
             raise RunError(
-                f"the same work ended {deaths} worker processes: {death}", hint=MEMORY_HINT
+                f"the same work ended {call.deaths} worker processes: {death}", hint=MEMORY_HINT
             )
-        log.warning("a worker died (%s); its %d clients are sent out again", death, clients)
-        self._retried += clients
+        if call.fatal:
+            fate = "left out"
+        else:
+            self._retried += call.num_clients
+            fate = "sent out again" if again == [call] else "sent out again, one by one"
+        log.warning("a worker died (%s); its %d clients are %s", death, call.num_clients, fate)
+        return again
 
 
 class _Actor:
@@ -197,7 +203,7 @@ class _Actor:
         """Build the worker and tell about it."""
         from fedsim.engine.worker import Worker
 
-        worker = Worker(recipe)
+        worker = Worker(recipe, expendable=True)
         self.worker = worker
         return worker.facts()
 
@@ -208,18 +214,12 @@ class _Actor:
         return getattr(self.worker, method)(*arguments)
 
 
-def _blocks(arguments: tuple[Any, ...]) -> list[Block]:
-    """The blocks that a call works on; none for tests."""
-    first = arguments[0]
-    return first if isinstance(first, list) else [first] if isinstance(first, Block) else []
-
-
 def _size(arguments: tuple[Any, ...]) -> int:
     """Training rows of a call, which its time follows."""
-    return sum(block.num_examples for block in _blocks(arguments))
+    return sum(block.num_examples for block in blocks_of(arguments))
 
 
-def _calls(running: dict[Any, tuple[int, Any]], actor: Any) -> int:
+def _calls(running: dict[Any, tuple[Call, Any]], actor: Any) -> int:
     """How many calls an actor has."""
     return sum(actor is other for _, other in running.values())
 

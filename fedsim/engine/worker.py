@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from fedsim.engine.blocks import Block, BlockResult, Broadcast, ClientState, Rep
 from fedsim.engine.checks import (
     check_metrics,
     check_state,
+    check_survives,
     check_update,
     check_weight,
     decode_update,
@@ -45,12 +46,17 @@ class Recipe:
 
 
 class Worker:
-    """Trains and tests clients on a resident task, reset in place for each of them."""
+    """Trains and tests clients on a resident task, reset in place for each of them.
 
-    def __init__(self, recipe: Recipe) -> None:
+    Args:
+        recipe: What to build.
+        expendable: Whether this process may be ended when a client hangs in compiled code.
+    """
+
+    def __init__(self, recipe: Recipe, expendable: bool = False) -> None:
         torch.set_num_threads(recipe.scenario.engine.threads_per_worker)
         scenario = recipe.scenario
-        self.scenario = scenario
+        self.scenario, self._expendable = scenario, expendable
         self.seeds = Seeds(recipe.seed)
         with self._globals("build"):
             method = registry.build("clients", scenario.client.section)
@@ -113,7 +119,8 @@ class Worker:
                     continue
                 self.seeds.seed_globals("train", block.draw, client)
                 with self._reporting(report, block.server_round, "train"):
-                    with time_limit(self.scenario.engine.client_timeout_s), self._metered(report):
+                    check_survives(client, block.fatal)
+                    with self._time_limit(1), self._metered(report):
                         update, state = self._train_client(client, block, received, state)
                     residual = block.residual(client)
                     payload, kept = self._encode(update, report, block, broadcast.plan)
@@ -153,6 +160,7 @@ class Worker:
         for client in block.clients:
             report = Report(client)
             with self._reporting(report, block.server_round, "evaluate"):
+                check_survives(client, block.fatal)
                 with self._globals("evaluate", block.server_round, client):
                     self.task.load(self._weights)
                     data = self.task.client_data(client, "test")
@@ -250,16 +258,20 @@ class Worker:
             return {}
         self.task.load(self._weights)
         self.seeds.seed_globals("train_many", block.server_round, *block.clients)
-        views = [self._client(client, block, received, {}) for client in block.clients]
-        limit = self.scenario.engine.client_timeout_s
+        clients = [client for client in block.clients if client not in block.fatal]
+        views = [self._client(client, block, received, {}) for client in clients]
         try:
-            with time_limit(limit and limit * len(views)):
+            with self._time_limit(len(views)):
                 updates = self.method.train_many(views)
-            return dict(zip(block.clients, updates, strict=True))
+            return dict(zip(clients, updates, strict=True))
         except ScenarioError:
             raise
         except Exception as error:
-            return dict.fromkeys(block.clients, error)
+            return dict.fromkeys(clients, error)
+
+    def _time_limit(self, num_clients: int) -> AbstractContextManager[None]:
+        limit = self.scenario.engine.client_timeout_s
+        return time_limit(limit and limit * num_clients, self._expendable)
 
     def _plain_client(
         self, client: int, block: Block, received: Arrays, state: ClientState | None

@@ -196,15 +196,17 @@ class Slow(SGD):
         seconds: How long each client sleeps before it trains.
         victims: Which clients sleep; all of them by default.
         stubborn: Sleep on whatever exception comes.
+        compiled: Count instead of sleeping, in compiled code that no signal ends.
     """
 
     seconds: float = 0.1
     victims: tuple[int, ...] | None = None
     stubborn: bool = False
+    compiled: bool = False
 
     def train(self, client: Client) -> Update:
         if self.victims is None or client.id in self.victims:
-            self.sleep()
+            sum(range(10**12)) if self.compiled else self.sleep()
         return super().train(client)
 
     def sleep(self) -> None:

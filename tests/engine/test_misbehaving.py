@@ -136,3 +136,15 @@ def test_a_client_that_hangs_and_catches_everything_is_a_failed_client(tmp_path,
     (failed,) = [row for row in run.clients if row["status"] == "failed"]
     assert "client_timeout_s = 0.5" in failed["error"]
     assert failed["time/wall_s"] < 30
+
+
+@pytest.mark.slow
+def test_a_client_that_hangs_in_compiled_code_is_a_failed_client(tmp_path):
+    client = {"name": MISBEHAVE + "Slow", "victims": [4], "compiled": True}
+    limited = {**RAY, "client_timeout_s": 0.5}
+    run = simulation.run(tiny(client=client, engine=limited, num_rounds=1), out=tmp_path)
+    (failed,) = [row for row in run.clients if row["status"] == "failed"]
+    assert failed["client"] == 4
+    assert "it ended every worker process" in failed["error"]
+    assert run.rounds[-1]["clients/completed"] == 5
+    assert run.rounds[-1]["clients/retried"] == 2
