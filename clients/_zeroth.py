@@ -11,7 +11,7 @@ import torch
 
 from fedsim.arrays import Arrays
 from fedsim.client import Client
-from fedsim.directions import Directions, Kind
+from fedsim.directions import ADD_FLOPS, Directions, Kind
 from fedsim.task import Batch
 
 
@@ -78,6 +78,7 @@ class Walker:
             np.copyto(x, self._copy[name])
 
     def _shift(self, terms: Mapping[int, float]) -> None:
+        self._client.count(ADD_FLOPS * self.directions.size * len(terms))
         self.directions.accumulate(self.arrays, list(terms), list(terms.values()))
 
     def _loss(self, batch: Batch) -> float:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from fedsim.arrays import Arrays
 from fedsim.client import Client, Update
 from fedsim.clients.sgd import SGD
+from fedsim.directions import ADD_FLOPS
 from fedsim.errors import ClientError, RunError
 from fedsim.projection import (
     COEFFICIENTS,
@@ -31,11 +32,14 @@ from fedsim.projection import (
     COUNTS,
     INDICES,
     ORIGIN,
+    PLACES,
+    SIZES,
     Basis,
     allocate,
     choose,
     coefficients,
     cut,
+    unpack_steps,
 )
 from fedsim.seedpool import unsigned
 from fedsim.task import Task
@@ -65,6 +69,7 @@ class Ferret(SGD):
                 hint="Ferret projects parameters; use a model with layer or group norm",
             )
         basis = Basis.of(client.received)
+        client.count(ADD_FLOPS * _replayed(client.received))
         update = super().train(replace(client, received=client.task.trainable()))
         descent = {name: -x for name, x in update.arrays.items()}
         weight = 1 if self.equal_weight else update.num_examples
@@ -85,13 +90,13 @@ class Ferret(SGD):
 
     def checked(self, update: Update, received: Arrays) -> Update:
         """Refuse coordinates that do not fit the basis."""
-        sizes = received["sizes"].tolist()
+        sizes = received[SIZES].tolist()
         coefficients(update.arrays, Basis.of(received), sizes)
         return update
 
     def summand(self, arrays: Arrays, received: Arrays) -> Arrays:
         """One scaled coefficient for each block and vector."""
-        sizes = received["sizes"].tolist()
+        sizes = received[SIZES].tolist()
         return {COEFFICIENTS: coefficients(arrays, Basis.of(received), sizes)}
 
     def _project(self, client: Client, basis: Basis, descent: Arrays) -> Arrays:
@@ -101,6 +106,7 @@ class Ferret(SGD):
             raise ClientError("the update holds NaN or infinity", hint="Try a lower learning rate")
         counts = allocate(norms, basis.size)
         origin = int(torch.randint(2**62, (), generator=client.generator).item())
+        client.count(ADD_FLOPS * int(np.dot(counts, client.received[SIZES])))
         chosen = [choose(origin, i, n, basis.size) for i, n in enumerate(counts)]
         pairs = enumerate(zip(blocks, chosen, strict=True))
         found = [basis.project(block, i, c.tolist()) for i, (block, c) in pairs]
@@ -114,6 +120,15 @@ class Ferret(SGD):
         if self.indices == "derived":
             return {ORIGIN: np.array([origin], np.uint64)}
         return {INDICES: unsigned(np.concatenate(chosen), basis.size)}
+
+
+def _replayed(received: Arrays) -> int:
+    """Values that are added to bring the model up to date; none where weights travel."""
+    if PLACES not in received:
+        return 0
+    sizes = received[SIZES]
+    step = unpack_steps(received, len(sizes), Basis.of(received).size)
+    return int(np.count_nonzero(step.coefficients, axis=(0, 2)) @ sizes)
 
 
 def _square(x: NDArray[np.floating]) -> float:

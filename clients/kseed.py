@@ -26,6 +26,7 @@ from pydantic import PositiveFloat, PositiveInt
 from fedsim.arrays import Arrays
 from fedsim.client import Client, ClientMethod, Update
 from fedsim.clients._zeroth import Log, Walker, forward_only, slope
+from fedsim.directions import ADD_FLOPS
 from fedsim.seedpool import (
     ACCUMULATORS,
     CHANGED,
@@ -53,6 +54,7 @@ class KSeed(ClientMethod):
     """
 
     sends: ClassVar[str] = "seeds"
+    backward: ClassVar[bool] = False
 
     local_steps: PositiveInt = 200
     batch_size: PositiveInt = 16
@@ -79,11 +81,16 @@ class KSeed(ClientMethod):
                     pairs.append((int(k), g))
             walker.settle()
         sent = client.received[ACCUMULATORS]
-        replayed = len(sent) if CHANGED in client.received else np.count_nonzero(sent)
+        replayed = len(sent) if CHANGED in client.received else int(np.count_nonzero(sent))
+        client.count(ADD_FLOPS * walker.directions.size * replayed)
         metrics = {**log.metrics, "replayed_seeds": float(replayed)}
         weight = 1 if self.equal_weight else client.num_examples
         arrays = self._packed(pairs, pool, PROBABILITIES not in client.received)
         return Update(arrays, weight, metrics)
+
+    def copies(self) -> int:
+        """None: scalars are the update; with ``exact``, the values that a probe returns to."""
+        return 1 if self.exact else 0
 
     def receive(
         self, task: Task, received: Arrays, start: Arrays, weights: Arrays | None

@@ -15,6 +15,7 @@ several (n-SPSA). As in the published code, biases and layer norms do not decay.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -43,6 +44,8 @@ class MeZO(ClientMethod):
         exact: Keep a copy of the parameters, so that probes leave no rounding behind.
     """
 
+    backward: ClassVar[bool] = False
+
     learning_rate: PositiveFloat = 1e-3
     eps: PositiveFloat = 1e-3
     local_steps: PositiveInt = 30
@@ -62,6 +65,10 @@ class MeZO(ClientMethod):
                 self.step(client, walker, batch, number, log)
             walker.settle()
         return client.update(**log.metrics)
+
+    def copies(self) -> int:
+        """The received values, and with ``exact`` those that a probe returns to."""
+        return 2 if self.exact else 1
 
     def step(self, client: Client, walker: Walker, batch: Batch, number: int, log: Log) -> None:
         """Probe every direction from the same point, then move along all of them."""

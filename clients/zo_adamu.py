@@ -29,7 +29,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from fedsim.client import Client, ClientMethod, Update
 from fedsim.clients._zeroth import Log, draw_seed, forward_only, slope
-from fedsim.directions import BLOCK, Directions, Kind
+from fedsim.directions import ADD_FLOPS, BLOCK, Directions, Kind
 from fedsim.task import Batch
 
 PHI = {"figure": (0.1, 1.0, 1.5), "text": (1.0, 0.1, 1.5)}
@@ -60,6 +60,7 @@ class ZOAdaMU(ClientMethod):
     """
 
     needs_state: ClassVar[bool] = True
+    backward: ClassVar[bool] = False
 
     learning_rate: PositiveFloat = 1e-3
     eps: PositiveFloat = 1e-3
@@ -95,6 +96,10 @@ class ZOAdaMU(ClientMethod):
             client.state.update(m=m, steps=np.array([done + self.local_steps]))
         return client.update(**log.metrics)
 
+    def copies(self) -> int:
+        """The received values and the momentum."""
+        return 2
+
     def anneal(self, step: int, total: int) -> Values:
         """alpha, beta1 and beta2 in a step, counted from 0."""
         t1, t2 = self.warmup * total, self.settled * total
@@ -107,6 +112,8 @@ class ZOAdaMU(ClientMethod):
         self, client: Client, batch: Batch, arrays: dict[str, NDArray[np.float32]],
         direction: _Direction, log: Log,
     ) -> None:  # fmt: skip
+        client.count(3 * ADD_FLOPS * direction.of.size)  # two probes and the step
+
         def shift(scale: float) -> None:
             for index, slices in enumerate(direction.of.slices(arrays)):
                 _add(slices, np.float32(scale) * direction.block(index)[0])

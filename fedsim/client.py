@@ -112,6 +112,11 @@ class Client:
             self.tally.note(batch)
         return self.task.loss(batch)
 
+    def count(self, flops: int) -> None:
+        """Note work of the device beside its batches, such as moving along a direction."""
+        if self.tally is not None:
+            self.tally.flops += flops
+
     def pieces(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
         """The batch in pieces that the device can hold, each with its part of the rows.
 
@@ -144,8 +149,6 @@ class ClientMethod(ABC):
     """Whether ``client.state`` is used; it is then stored between rounds."""
     backward: ClassVar[bool] = True
     """Whether training needs gradients; without them a device keeps no activations."""
-    copies: ClassVar[int] = 1
-    """Copies of the trained values that a device keeps beside the model (the received ones)."""
     accumulates: ClassVar[bool] = False
     """Whether ``train`` splits batches by ``client.pieces`` for devices with little memory."""
 
@@ -155,6 +158,10 @@ class ClientMethod(ABC):
         Asynchronous runs learn from it how early an answer may come, and let clients train ahead
         side by side. A method that notes nothing is still correct, but trains one by one.
         """
+
+    def copies(self) -> int:
+        """Copies of the trained values that a device keeps beside the model: the received ones."""
+        return 1
 
     def optimizer_bytes(self, parameters: Sequence[nn.Parameter]) -> int:
         """Memory of the optimizer's state on the device."""

@@ -72,7 +72,7 @@ class Tally:
     samples: dict[Shape, Batch] = field(default_factory=dict)
     rows: int = 0
     flops: int = 0
-    """Counted while it was executed (Flower's ClientApps)."""
+    """Beside the batches; of a Flower ClientApp, all of them, counted while it was executed."""
 
     def note(self, batch: Batch) -> None:
         """Count a batch that is about to go through the model."""
@@ -109,7 +109,7 @@ class Meter:
         trained = sum(p.nbytes for p in parameters)
         self.fixed_bytes = self.weight_bytes
         if method is not None:
-            kept = method.copies + (1 if method.backward else 0)  # gradients
+            kept = method.copies() + (1 if method.backward else 0)  # gradients
             self.fixed_bytes += kept * trained + method.optimizer_bytes(parameters)
         self._costs: dict[Shape, BatchCost] = {}
 

@@ -34,6 +34,9 @@ VERSION = 1
 """Changes whenever a value changes; stored with whatever must be replayed later."""
 BLOCK = 32_768
 """Values that are made at a time; sums over a whole direction are sums over blocks."""
+ADD_FLOPS = 2
+"""Of adding a scaled direction, or of a dot product, for each value; making the values takes
+integers and a table, which a clock of FLOPs does not see."""
 
 Kind = Literal["gaussian", "rademacher", "sphere", "truncated"]
 Vector = NDArray[np.float32]

@@ -29,6 +29,7 @@ Scale = Literal["paper", "code"]
 BASIS, COUNTS, INDICES, COORDINATES, ORIGIN = "basis", "counts", "indices", "coordinates", "origin"
 """Vectors in messages."""
 WEIGHTS, SEEDS, PLACES, COEFFICIENTS = "weights", "seeds", "places", "coefficients"
+SIZES = "sizes"
 _SCALES: tuple[Scale, ...] = ("paper", "code")
 
 

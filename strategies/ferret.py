@@ -30,6 +30,7 @@ from fedsim.directions import truncated_variance
 from fedsim.errors import PluginError
 from fedsim.projection import (
     COEFFICIENTS,
+    SIZES,
     WEIGHTS,
     Basis,
     Scale,
@@ -104,7 +105,7 @@ class Ferret(DeltaStrategy):
             seed = self._seed(node)
             if (seed, n) not in messages:
                 basis = Basis(seed, self.num_bases, self.scale).message()
-                messages[seed, n] = {**basis, "sizes": self._sizes(), **news[n]}
+                messages[seed, n] = {**basis, SIZES: self._sizes(), **news[n]}
         return {node: messages[self._seed(node), n] for node, n in behind.items()}
 
     def aggregate_train(
