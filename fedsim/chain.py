@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from fedsim.codec import (
 )
 from fedsim.errors import FedsimError, PluginError
 from fedsim.payload import unframe
+
+if TYPE_CHECKING:
+    from fedsim.scenario import CodecSection
 
 FEEDBACK = "error_feedback"
 ORDER = ("transform", "sparsify", "quantise")
@@ -289,3 +292,30 @@ def _check_contraction(
                 key=(*key, i),
                 hint=f"See its option '{ways[0]}'" if ways else "Try topk, sign, int8 or powersgd",
             )
+
+
+@dataclass(frozen=True)
+class Codecs:
+    """The codecs of both directions."""
+
+    up: Codec
+    down: Codec
+
+    def check(self, like: Arrays) -> None:
+        """Refuse what cannot encode arrays of this layout.
+
+        Raises:
+            PluginError: For example a rank above every matrix.
+        """
+        for way, codec in (("up", self.up), ("down", self.down)):
+            try:
+                codec.check(like)
+            except PluginError as error:
+                error.key = ("codec", way, *error.key)
+                raise
+
+
+def build_codecs(section: CodecSection) -> Codecs:
+    """Build both directions' codecs; an empty chain is the codec ``none``."""
+    sections = ([plugin.section for plugin in chain] for chain in (section.up, section.down))
+    return Codecs(*map(build_chain, sections))

@@ -17,6 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
 from fedsim import registry, wire
 from fedsim.arrays import Arrays, add, conform
+from fedsim.chain import Codecs, build_codecs
 from fedsim.codec import Payload
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report, bundled, cut
 from fedsim.engine.checks import decode_update
@@ -33,7 +34,7 @@ from fedsim.engine.messages import (
 )
 from fedsim.engine.states import ClientStates
 from fedsim.engine.uplink import ClientMean
-from fedsim.engine.worker import Codecs, Recipe, build_codecs
+from fedsim.engine.worker import Recipe
 from fedsim.errors import PayloadError
 from fedsim.lgreco import Planner
 from fedsim.seeds import Seeds

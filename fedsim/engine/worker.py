@@ -15,9 +15,9 @@ import torch
 
 from fedsim import registry, wire
 from fedsim.arrays import Arrays, WeightedMean, add
-from fedsim.chain import build_chain
+from fedsim.chain import build_codecs
 from fedsim.client import Client, ClientMethod, Update
-from fedsim.codec import Codec, Payload, Sender
+from fedsim.codec import Payload, Sender
 from fedsim.cost import Meter, Spent, Tally, counted
 from fedsim.data import partition
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, ClientState, Report
@@ -30,8 +30,8 @@ from fedsim.engine.checks import (
     decode_update,
 )
 from fedsim.engine.process import peak_bytes, preserved_generators, time_limit
-from fedsim.errors import FedsimError, ModelError, PluginError, ScenarioError
-from fedsim.scenario import CodecSection, Scenario
+from fedsim.errors import FedsimError, ModelError, ScenarioError
+from fedsim.scenario import Scenario
 from fedsim.seeds import Seeds
 from fedsim.task import Task, Totals
 
@@ -355,34 +355,6 @@ class Worker:
         with preserved_generators():
             self.seeds.seed_globals(*name)
             yield
-
-
-@dataclass(frozen=True)
-class Codecs:
-    """The codecs of both directions."""
-
-    up: Codec
-    down: Codec
-
-    def check(self, like: Arrays) -> None:
-        """Refuse what cannot encode arrays of this layout.
-
-        Raises:
-            PluginError: For example a rank above every matrix.
-        """
-        for way, codec in (("up", self.up), ("down", self.down)):
-            try:
-                codec.check(like)
-            except PluginError as error:
-                error.key = ("codec", way, *error.key)
-                raise
-
-
-def build_codecs(section: CodecSection) -> Codecs:
-    """Build both directions' codecs; an empty chain is the codec ``none``."""
-
-    sections = ([plugin.section for plugin in chain] for chain in (section.up, section.down))
-    return Codecs(*map(build_chain, sections))
 
 
 def _own(method: Any) -> ClientMethod | None:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from fedsim import checkpoint, registry, trees
 from fedsim.arrays import misfit, sha256
+from fedsim.chain import build_codecs
 from fedsim.codec import HEADER, Payload
-from fedsim.engine.worker import build_codecs
 from fedsim.errors import FedsimError, PayloadError
 from fedsim.scenario import CodecSection
 from tests.engine.altering import (
