@@ -24,7 +24,7 @@ from fedsim.errors import PayloadError
 
 HEADER = struct.Struct("<2sB3s4sHII")  # magic, version, codec, layout, length (2 parts), checksum
 MAGIC = b"fs"
-VERSION = 2
+VERSION = 3
 Chunk = bytes | memoryview
 """A stretch of a payload's body."""
 Span = tuple[str, str]
