@@ -17,8 +17,8 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim import bitstrings
 from fedsim.codec import Reader, Writer
-from fedsim.codecs import _bits
 from fedsim.errors import PayloadError
 
 FIXED, ENTROPY, CONSTANT = range(3)
@@ -40,7 +40,7 @@ def write_symbols(out: Writer, symbols: Symbols, alphabet: int, part: str = "val
     """Write integers from 0 to ``alphabet - 1``; their number is the reader's to know."""
     if not symbols.size:
         return
-    width = _bits.width_of(alphabet - 1)
+    width = bitstrings.width_of(alphabet - 1)
     counts = np.bincount(symbols, minlength=alphabet) if alphabet <= MOST_SYMBOLS else None
     if counts is not None and counts.max() == len(symbols):
         out.number(CONSTANT)
@@ -53,7 +53,7 @@ def write_symbols(out: Writer, symbols: Symbols, alphabet: int, part: str = "val
         _encode(out, symbols, counts, part)
         return
     out.number(FIXED)
-    out.put(_bits.pack_bits(symbols, width), part)
+    out.put(bitstrings.pack_bits(symbols, width), part)
 
 
 def read_symbols(body: Reader, count: int, alphabet: int) -> Symbols:
@@ -69,9 +69,9 @@ def read_symbols(body: Reader, count: int, alphabet: int) -> Symbols:
         return np.full(count, body.number(alphabet - 1), np.uint16)
     if code == ENTROPY:
         return _decode(body, _read_counts(body, count, alphabet), count)
-    width = _bits.width_of(alphabet - 1)
-    data = body.array(np.uint8, _bits.num_packed(count, width))
-    symbols = _bits.unpack_bits(data, count, width)
+    width = bitstrings.width_of(alphabet - 1)
+    data = body.array(np.uint8, bitstrings.num_packed(count, width))
+    symbols = bitstrings.unpack_bits(data, count, width)
     if alphabet & (alphabet - 1) and int(symbols.max()) >= alphabet:
         raise PayloadError(f"payload body holds a symbol that is not below {alphabet}")
     return symbols
