@@ -44,7 +44,8 @@ class Sign(Codec):
         def read(x: NDArray[Any]) -> NDArray[Any]:
             scale = body.array(wide_dtype(x), 1)
             bits = np.unpackbits(body.array(np.uint8, num_packed(x.size, 1)), count=x.size)
-            return np.take(np.concatenate([-scale, scale]), bits)  # 0 is minus, 1 is plus
+            values: NDArray[Any] = np.concatenate([-scale, scale])[bits]  # 0 is minus, 1 is plus
+            return values
 
         return unpack_each(like, rest, read)
 

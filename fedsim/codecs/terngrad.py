@@ -47,7 +47,7 @@ class TernGrad(Codec):
 
         def read(x: NDArray[Any]) -> NDArray[Any]:
             scale = body.array(wide_dtype(x), 1)
-            values = np.concatenate([-scale, 0 * scale, scale])
-            return np.take(values, read_symbols(body, x.size, 3))
+            values: NDArray[Any] = np.concatenate([-scale, 0 * scale, scale])
+            return values[read_symbols(body, x.size, 3)]
 
         return unpack_each(like, rest, read)
