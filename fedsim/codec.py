@@ -27,6 +27,7 @@ __all__ = [
     "Codec",
     "Compress",
     "Feedback",
+    "Local",
     "Memory",
     "Message",
     "Payload",
@@ -48,6 +49,19 @@ Rest = Callable[[Arrays], Arrays]
 
 
 @dataclass(frozen=True)
+class Local:
+    """What a sender can find out about its own loss.
+
+    Attributes:
+        weights: What it received in this round.
+        gradient: Gradient of its loss over all its rows, at any weights.
+    """
+
+    weights: Arrays
+    gradient: Callable[[Arrays], Arrays]
+
+
+@dataclass(frozen=True)
 class Sender:
     """Who encodes, and when: names the random streams of an encoding.
 
@@ -56,12 +70,14 @@ class Sender:
         round: Server round.
         client: Index of the client, or ``SERVER``.
         plan: Per array, the value of the codec's planned option; empty without a planner.
+        local: The sender's loss; none for the server and for clients that are Flower's.
     """
 
     seeds: Seeds = field(default_factory=lambda: Seeds(0))
     round: int = 0
     client: int = SERVER
     plan: Mapping[str, float] = field(default_factory=dict)
+    local: Local | None = None
 
     def seed(self, name: str) -> int:
         """A 63-bit seed of this sender and round, such as may travel in a payload."""

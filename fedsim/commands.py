@@ -118,6 +118,7 @@ def validate(name: str, overrides: Sequence[str]) -> None:
     from fedsim.engine.inline import InlineGrid
     from fedsim.engine.worker import Recipe
     from fedsim.models import warm_start
+    from fedsim.records import identity
 
     with _located(scenario):
         _check_files(scenario)
@@ -137,6 +138,7 @@ def validate(name: str, overrides: Sequence[str]) -> None:
             print(f"  {describe(grid)}")
             print(f"  {cohort} clients a round, {scenario.num_rounds} rounds")
             print(f"  {type(strategy).__name__}, client {scenario.client.name}")
+            print(f"  codec {identity(scenario)['codec']}")
             print(f"  {num_rows:,} rows in the global test set")
 
 

@@ -27,6 +27,9 @@ PLUGIN_SECTIONS = {
 }
 """Where, beside strategies, a plain string is short for a section with that ``name``."""
 
+CHAINS = {("codec", "up"), ("codec", "down"), ("track",)}
+"""Lists of plug-ins: a section alone is short for a list of one, and replaces as a list does."""
+
 DEVICE_FILES = (".yaml", ".yml", ".json", ".csv", ".pkl", ".pickle")
 """Endings by which a value of the section ``devices`` is a file and no name."""
 
@@ -93,23 +96,25 @@ def merge(base: Layer, top: Layer) -> Layer:
     >>> merge(a, b).values
     {'s': {'name': 'y'}}
     """
-    values = _merged(base.values, top.values)
+    values = _merged(base.values, top.values, ())
     kept = {key: place for key, place in base.places.items() if _holds(values, key)}
     return Layer(values, {**kept, **top.places})
 
 
-def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(base: Mapping[str, Any], top: Mapping[str, Any], path: Key) -> dict[str, Any]:
     result = dict(base)
-    for key, value in top.items():
-        old = base.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping) and not _other(old, value):
-            value = _merged(old, value)
-        result[key] = value
+    for name, value in top.items():
+        old, here = base.get(name), (*path, name)
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and not _other(old, value, here):
+            value = _merged(old, value, here)
+        result[name] = value
     return result
 
 
-def _other(base: Mapping[str, Any], top: Mapping[str, Any]) -> bool:
+def _other(base: Mapping[str, Any], top: Mapping[str, Any], path: Key) -> bool:
     """Whether two sections describe different things, so that their options do not mix."""
+    if path in CHAINS and "name" in top:
+        return True
     return any(key in base and key in top and base[key] != top[key] for key in IDENTITY)
 
 

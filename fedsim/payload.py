@@ -4,7 +4,7 @@
 
 ``codec`` is a digest of the codec chain and its versions, ``layout`` one of the arrays' names,
 dtypes and shapes; the checksum is the xxh3 of the body. A payload that another codec, version or
-layout made, or that was cut or altered, is refused before a byte of its body is read.
+layout made, or that was cut or altered, is refused before anything is made of its body.
 """
 
 from __future__ import annotations
@@ -22,13 +22,52 @@ from numpy.typing import DTypeLike, NDArray
 from fedsim.arrays import Arrays, layout_digest
 from fedsim.errors import PayloadError
 
-HEADER = struct.Struct("<2sB3s4sHII")  # magic, version, codec, layout, length (2 parts), checksum
-MAGIC = b"fs"
-VERSION = 2
 Chunk = bytes | memoryview
 """A stretch of a payload's body."""
 Span = tuple[str, str]
 """An array, and a part of the bytes that are about it."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A kind of message: what stands before its body.
+
+    Attributes:
+        header: Magic, version, fields of the kind's own, length in two parts, xxh3 of the body.
+        magic: Two bytes that name the kind.
+        version: Raised whenever the bytes of any body change.
+    """
+
+    header: struct.Struct
+    magic: bytes
+    version: int
+
+    def close(self, body: Sequence[Chunk], *fields: bytes) -> bytes:
+        """The body behind its header."""
+        length = divmod(sum(map(len, body)), 2**32)
+        start = self.header.pack(self.magic, self.version, *fields, *length, _checksum(body))
+        return b"".join([start, *body])  # the only copy
+
+    def open(self, data: Chunk) -> tuple[tuple[bytes, ...], memoryview]:
+        """The kind's own fields, and the body.
+
+        Raises:
+            PayloadError: The bytes are of another kind or version, cut or altered.
+        """
+        if len(data) < self.header.size:
+            raise PayloadError(f"payload of {len(data)} bytes is shorter than its header")
+        magic, version, *fields, high, low, checksum = self.header.unpack_from(data)
+        body = memoryview(data)[self.header.size :]
+        if magic != self.magic or version != self.version:
+            raise PayloadError(f"payload has no fedsim header of version {self.version}")
+        if (high << 32) + low != len(body) or checksum != _checksum([body]):
+            raise PayloadError("payload is truncated or altered (length or checksum)")
+        return tuple(fields), body
+
+
+ARRAYS = Frame(struct.Struct("<2sB3s4sHII"), b"fs", 3)
+"""Encoded arrays; the fields are digests of the codec and of the layout."""
+HEADER = ARRAYS.header
 
 
 @dataclass(frozen=True)
@@ -189,17 +228,8 @@ def raw(x: NDArray[Any]) -> Chunk:
 
 def frame(signature: str, layout: Arrays, body: Sequence[Chunk], **parts: int) -> Payload:
     """Put a header before a body; ``parts`` says what the body consists of."""
-    length = sum(map(len, body))
-    header = HEADER.pack(
-        MAGIC,
-        VERSION,
-        codec_digest(signature),
-        layout_digest(layout),
-        *divmod(length, 2**32),
-        _checksum(body),
-    )
-    data = b"".join([header, *body])  # the only copy
-    counts = parts or {"values": length}
+    data = ARRAYS.close(body, codec_digest(signature), layout_digest(layout))
+    counts = parts or {"values": len(data) - HEADER.size}
     return Payload(data, {**counts, "header": HEADER.size + counts.get("header", 0)})
 
 
@@ -209,21 +239,13 @@ def unframe(signature: str, payload: Payload, like: Arrays) -> memoryview:
     Raises:
         PayloadError: The header or the checksum does not fit.
     """
-    data = payload.data
-    if len(data) < HEADER.size:
-        raise PayloadError(f"payload of {len(data)} bytes is shorter than its header")
-    magic, version, codec, layout, high, low, checksum = HEADER.unpack_from(data)
-    body = memoryview(data)[HEADER.size :]
-    if magic != MAGIC or version != VERSION:
-        raise PayloadError(f"payload has no fedsim header of version {VERSION}")
+    (codec, layout), body = ARRAYS.open(payload.data)
     if codec != codec_digest(signature):
         raise PayloadError(
             f"payload is of another codec, or another version of it, than {signature}"
         )
     if layout != layout_digest(like):
         raise PayloadError("payload is for arrays of other names, dtypes or shapes")
-    if (high << 32) + low != len(body) or checksum != _checksum([body]):
-        raise PayloadError("payload is truncated or altered (length or checksum)")
     return body
 
 

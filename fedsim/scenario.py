@@ -3,7 +3,8 @@
 ``load`` reads YAML once: parents (``extends:``), then the file, then dotted overrides; local keys
 win. The merged mapping is checked by the models below, and each error names file and line. A
 section with ``name:`` is a plug-in whose other keys are its constructor's arguments; naming another
-plug-in than the parent's drops the parent's options of that section.
+plug-in than the parent's drops the parent's options of that section. A codec or tracker that is
+named stands for the whole list, so nothing of the parent's is left, error feedback included.
 """
 
 from __future__ import annotations

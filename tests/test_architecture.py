@@ -20,7 +20,7 @@ MODULES = [m.name for m in pkgutil.walk_packages(fedsim.__path__, "fedsim.")]
 LAYERS = [
     {"_version", "errors", "units", "shapes"},
     {"arrays", "seeds", "layers", "wording", "registry", "records", "cache", "trees", "sections"},
-    {"trials"},
+    {"trials", "curvature", "bitstrings"},
     {"directions", "seedpool", "projection"},
     {"payload", "codec", "chain", "lgreco"},
     {"availability", "devices", "clock", "selection", "selectors"},

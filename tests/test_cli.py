@@ -105,6 +105,7 @@ def test_validate_counts_and_trains_nothing(fedsim):
         "  6 clients; 15 of 15 parameters are trained and exchanged (60 B)",
         "  2 clients a round, 1 rounds",
         "  FedAdam, client sgd",
+        "  codec none",
         "  30 rows in the global test set",
     ]
     assert [path.name for path in Path().iterdir()] == ["tiny.yaml"]

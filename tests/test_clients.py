@@ -7,6 +7,7 @@ import torch
 from fedsim import registry, simulation, wire
 from fedsim.data import partition
 from fedsim.engine.blocks import Block, Broadcast
+from fedsim.engine.gradients import mean_gradient
 from fedsim.engine.worker import Recipe, Worker
 from fedsim.errors import PluginError
 from fedsim.task import num_rows
@@ -58,6 +59,29 @@ def test_no_client_sees_what_another_did_before(name):
     alone = train(worker(client={"name": name}), 1).mean
     for key in second:
         np.testing.assert_array_equal(second[key], alone[key])
+
+
+FULL = {"name": "sgd", "learning_rate": 0.1, "local_steps": 1, "batch_size": 1000}
+
+
+def test_the_mean_gradient_is_what_a_full_step_goes_down():
+    of = worker(client=FULL)
+    moved = train(of, 1).mean
+    view = of._client(1, Block(1, (1,), (None,), {}, reduce=True), of.like, {})
+    gradient = mean_gradient(view, of.like)
+    for key in moved:
+        np.testing.assert_allclose(moved[key], -0.1 * gradient[key], rtol=1e-5, atol=1e-7)
+
+
+def test_what_error_feedback_asks_of_the_loss_is_the_devices_work():
+    feedback = {"name": "ef21w", "power_iterations": 3}
+    up = [{"name": "topk", "density": 0.2, "error_feedback": feedback}]
+    devices = {"mix": [{"profile": "pixel-6", "share": 1}]}
+    block = Block(1, (1,), (None,), {}, reduce=True, budgets=(2**30,))
+    workers = [worker(client=FULL, devices=devices, codec={"up": codec}) for codec in ([], up)]
+    plain, measuring = (of.train(block, broadcast(of)).reports[0] for of in workers)
+    assert measuring.status == "ok", measuring.error
+    assert measuring.spent.flops == plain.spent.flops * (1 + 2 * 3)
 
 
 def centralised(steps: int, rate: float) -> dict[str, np.ndarray]:

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from fedsim import bitstrings
 from fedsim.chain import build_chain
 from fedsim.codec import HEADER, Payload, Reader, Writer
-from fedsim.codecs import _bits, _labels
+from fedsim.codecs import _labels
 from fedsim.codecs._indices import read_indices, write_indices
 from fedsim.codecs._symbols import entropy_bits
 from fedsim.codecs.kmeans import cluster
@@ -59,7 +60,7 @@ def test_entropy_of_ternary_updates_is_the_papers(density):
 def test_compeft_takes_the_golomb_formula(density):
     """Within 3 % of formula and entropy, header included, for half a million entries."""
     width, bits = GOLOMB[density]
-    assert _bits.best_rice_width(density) == width
+    assert bitstrings.best_rice_width(density) == width
     n = 500_000
     x = np.random.default_rng(1).standard_normal(n).astype(np.float32)
     payload, _ = decoded({"name": "compeft", "density": density}, x)

@@ -49,6 +49,7 @@ UPS = {
     "ef21": [EF],
     "ef21 mirrors": [{**TOPK, "error_feedback": {"name": "ef21", "server": "mirrors"}}],
     "ef21+": [{**TOPK, "error_feedback": "ef21+"}],
+    "ef21w": [{**TOPK, "error_feedback": {"name": "ef21w", "power_iterations": 2}}],
     "econtrol": [{**TOPK, "error_feedback": {"name": "econtrol", "eta": 0.1}}],
     "powersgd": [{"name": "powersgd", "rank": 1, "error_feedback": "ef14"}],
 }

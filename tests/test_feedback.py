@@ -8,7 +8,7 @@ import pytest
 from fedsim import registry
 from fedsim.arrays import Arrays
 from fedsim.chain import Compensated, build_chain, memory_of
-from fedsim.codec import Codec, Reader, Rest, Sender, Writer
+from fedsim.codec import Codec, Local, Reader, Rest, Sender, Writer
 from fedsim.engine.uplink import ClientMean
 from fedsim.errors import PluginError
 from fedsim.feedback.econtrol import EControl
@@ -42,7 +42,9 @@ def descend(
         total = np.zeros_like(x)
         for i, (gradient, state) in enumerate(zip(gradients, states, strict=True)):
             before = dict(state)
-            payload = codec.encode({"x": gradient(x)}, state, Sender(round=t, client=i))
+            local = Local({"x": x}, lambda at, gradient=gradient: {"x": gradient(at["x"])})
+            sender = Sender(round=t, client=i, local=local)
+            payload = codec.encode({"x": gradient(x)}, state, sender)
             message = codec.estimate(payload, like, before)
             if codec.accumulates:
                 server.add(message, 1, 0 if before else 1)
@@ -164,15 +166,31 @@ def steps_of(alpha: float) -> tuple[float, float]:
 def test_the_larger_step_of_ef21w_needs_fewer_rounds():
     old, new = steps_of(1 / 3)
     assert (old, new) == (pytest.approx(0.0078730, abs=1e-7), pytest.approx(0.0119033, abs=1e-7))
-    weighted = one_of(3, name="ef21w", smoothness=SMOOTHNESS)
+    given = one_of(3, name="ef21w", smoothness=SMOOTHNESS)
+    measured = one_of(3, name="ef21w", power_iterations=10)
 
     def rounds(codec: Codec, gamma: float) -> int:
         path = descend(codec, quadratics(), np.ones(3), gamma, 1500)
         norms = [np.linalg.norm(np.mean([g(x) for g in quadratics()], axis=0)) for x in path]
         return next(t for t, norm in enumerate(norms) if norm < 1e-4)
 
-    slow, fast = rounds(one_of(3, name="ef21"), old), rounds(weighted, new)
+    slow, fast = rounds(one_of(3, name="ef21"), old), rounds(given, new)
     assert fast / slow == pytest.approx(old / new, abs=0.05)
+    assert rounds(measured, new) == pytest.approx(fast, rel=0.02)
+
+
+def test_clients_measure_their_smoothness_once_and_send_it():
+    states: list[Arrays] = [{} for _ in SMOOTHNESS]
+    codec = one_of(3, name="ef21w", power_iterations=10)
+    descend(codec, quadratics(), np.ones(3), 0.01, 1, states)
+    found = [float(state["feedback/smoothness/x"][0]) for state in states]
+    np.testing.assert_allclose(found, SMOOTHNESS, rtol=1e-3)
+    known = codec.encode({"x": np.ones(3)}, states[1], Sender(client=1))  # asks for no gradient
+    assert known.parts["scales"] == 4
+    with pytest.raises(PluginError, match="measure the smoothness only of clients"):
+        codec.encode({"x": np.ones(3)}, {}, Sender(client=1))
+    with pytest.raises(PluginError, match="never both"):
+        EF21W(smoothness=SMOOTHNESS, power_iterations=1)
 
 
 def least_squares(clients: int, dimension: int = 50) -> tuple[list[Gradient], np.ndarray]:

@@ -124,6 +124,26 @@ def test_codecs_are_a_chain_however_they_are_written(write, written, names):
     assert [codec.name for codec in loaded.codec.up] == names
 
 
+TOPK = "{name: topk, density: 0.1, error_feedback: ef21}"
+
+
+@pytest.mark.parametrize(
+    ("top", "kept"),
+    {
+        "short": ("topk", {"name": "topk"}),
+        "section": ("{name: topk}", {"name": "topk"}),
+        "list": ("[{name: topk}]", {"name": "topk"}),
+        "another": ("{name: sign}", {"name": "sign"}),
+        "option": ("{density: 0.2}", {"name": "topk", "density": 0.2, "error_feedback": "ef21"}),
+    }.values(),
+)
+def test_a_named_codec_replaces_the_parents_chain_however_it_is_written(write, top, kept):
+    parent = write(f"{GOOD}codec: {{up: {TOPK}}}\n", "parent.yaml")
+    child = load(write(f"extends: parent.yaml\ncodec: {{up: {top}}}\n"))
+    assert [plugin.section for plugin in child.codec.up] == [kept]
+    assert load(parent, [f"codec.up={top}"]).codec.up == child.codec.up
+
+
 def test_a_strategy_inside_a_strategy_may_be_short(write):
     wrapper = "flwr.serverapp.strategy:DifferentialPrivacyServerSideFixedClipping"
     text = (

@@ -84,10 +84,6 @@ def categories(folder: Path) -> list[str]:
     return [*instructions(folder), *small]
 
 
-def kinds(folder: Path) -> list[str]:
-    return [*instructions(folder)[:1], "data.train_split=train", "num_clients=3"]
-
-
 FILES = {
     "async_vs_sync": as_it_is,
     "co2_overlap": as_it_is,
@@ -97,7 +93,7 @@ FILES = {
     "devices_phones": embedded,
     "diurnal": embedded,
     "ef_heterogeneous": as_it_is,
-    "ef_lora_text": kinds,
+    "ef_lora_text": embedded,
     "fedkseed_instructions": categories,
     "fedkseed_minilm": few_seeds,
     "fedzip": as_it_is,

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from fedsim import wire
 from fedsim.codec import Payload
 from fedsim.errors import ClientError, PayloadError
-from fedsim.wire import HEADER
+from fedsim.wire import VECTORS as FRAME
 
 VECTORS = st.dictionaries(
     st.text("abcdefgh_", min_size=1, max_size=8),
@@ -36,16 +36,16 @@ def test_indices_take_the_bits_of_the_largest(bound, bits):
     x = np.arange(bound - 200 if bound > 200 else 0, bound, dtype=np.uint32)
     payload = wire.pack({"i": x})
     assert payload.parts["indices"] == -(-x.size * bits // 8)
-    assert payload.num_bytes == HEADER.size + 1 + 2 + 6 + payload.parts["indices"]
+    assert payload.num_bytes == FRAME.header.size + 1 + 2 + 6 + payload.parts["indices"]
 
 
 @settings(max_examples=60, deadline=None)
 @given(VECTORS, st.integers(0, 10_000), st.integers(1, 255))
 def test_altered_bytes_are_refused_or_bounded(arrays, position, change):
     """Even with a right checksum, a foreign body is refused or decodes to what its bytes hold."""
-    body = bytearray(wire.pack(arrays).data[HEADER.size :])
+    body = bytearray(wire.pack(arrays).data[FRAME.header.size :])
     body[position % len(body)] ^= change
-    forged = Payload(wire.framed(bytes(body)))
+    forged = Payload(FRAME.close([bytes(body)]))
     try:
         decoded = wire.unpack(forged)
     except PayloadError:
@@ -62,11 +62,11 @@ def test_truncated_payloads_and_false_counts_are_refused():
         with pytest.raises(PayloadError):
             wire.unpack(Payload(data[:length]))
     huge = bytes([1, 1]) + b"i" + wire._HEAD.pack(3, 1, 2**32 - 1) + b"\0"
-    with pytest.raises(PayloadError, match="4294967295 values of 1 bits"):
-        wire.unpack(Payload(wire.framed(huge)))
+    with pytest.raises(PayloadError, match="ends too early"):
+        wire.unpack(Payload(FRAME.close([huge])))
     without_bits = bytes([1, 1]) + b"i" + wire._HEAD.pack(3, 0, 2**32 - 1)
     with pytest.raises(PayloadError, match="values of 0 bits"):
-        wire.unpack(Payload(wire.framed(without_bits)))
+        wire.unpack(Payload(FRAME.close([without_bits])))
 
 
 @pytest.mark.parametrize(

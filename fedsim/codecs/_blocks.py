@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.codec import Reader
+from fedsim.errors import PayloadError
+
 Matrix = NDArray[Any]
 CACHED = 2**16
 """About this many values are worked on at a time, so that they stay in the cache."""
@@ -29,6 +32,21 @@ def as_blocks(x: NDArray[Any], block: int) -> Matrix:
     padded = np.zeros(rows * width, x.dtype)
     padded[: x.size] = x
     return padded.reshape(rows, width)
+
+
+def read_length(body: Reader) -> int:
+    """Entries of a block, at least one, as the payload says."""
+    block = body.number(2**20)
+    if not block:
+        raise PayloadError("payload body has blocks of no entries")
+    return block
+
+
+def inverse(steps: NDArray[Any]) -> NDArray[Any]:
+    """One over each step; 0 for a step of 0, or one so small that its inverse overflows."""
+    with np.errstate(divide="ignore", over="ignore"):
+        result = 1 / steps
+    return np.where(np.isfinite(result), result, 0).astype(steps.dtype, copy=False)
 
 
 def largest(blocks: Matrix) -> NDArray[Any]:

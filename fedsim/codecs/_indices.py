@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim import bitstrings
 from fedsim.codec import Reader, Writer
-from fedsim.codecs import _bits, _symbols
+from fedsim.codecs import _symbols
 from fedsim.errors import PayloadError
 
 Positions = NDArray[Any]
@@ -32,9 +33,9 @@ def write_indices(out: Writer, positions: Positions, size: int) -> None:
         out.number(ALL if count and count == size else NONE, "indices")
         return
     gaps = np.diff(positions, prepend=-1) - 1
-    widths = {RICE: _rice_width(gaps, count / size), FIXED: _bits.width_of(int(gaps.max()))}
+    widths = {RICE: _rice_width(gaps, count / size), FIXED: bitstrings.width_of(int(gaps.max()))}
     lengths = {
-        RICE: _bits.rice_bits(gaps, widths[RICE]) + 48,
+        RICE: bitstrings.rice_bits(gaps, widths[RICE]) + 48,
         FIXED: count * widths[FIXED] + 24,
         BITMAP: size,
     }
@@ -49,9 +50,9 @@ def write_indices(out: Writer, positions: Positions, size: int) -> None:
 
 def _rice_width(gaps: Positions, share: float) -> int:
     """The best width near the one that suits independent positions."""
-    guess = _bits.best_rice_width(share)
+    guess = bitstrings.best_rice_width(share)
     near = range(max(0, guess - 1), guess + 2)
-    return min(near, key=lambda width: _bits.rice_bits(gaps, width))
+    return min(near, key=lambda width: bitstrings.rice_bits(gaps, width))
 
 
 def read_indices(body: Reader, size: int) -> Positions:
@@ -66,7 +67,7 @@ def read_indices(body: Reader, size: int) -> Positions:
     if code == ALL:
         return np.arange(size)
     if code == BITMAP:
-        data = body.array(np.uint8, _bits.num_packed(size, 1))
+        data = body.array(np.uint8, bitstrings.num_packed(size, 1))
         return np.flatnonzero(np.unpackbits(data, count=size))
     count = body.number(size)
     if code == ENTROPY:
@@ -84,12 +85,12 @@ def read_indices(body: Reader, size: int) -> Positions:
 def _read_gaps(body: Reader, code: int, count: int) -> Positions:
     width = body.number(40)
     if code == FIXED:
-        data = body.array(np.uint8, _bits.num_packed(count, width))
-        return _bits.unpack_bits(data, count, width).astype(np.int64)
+        data = body.array(np.uint8, bitstrings.num_packed(count, width))
+        return bitstrings.unpack_bits(data, count, width).astype(np.int64)
     unary = body.array(np.uint8, body.number(2**40))
-    low = body.array(np.uint8, _bits.num_packed(count, width))
-    high = _bits.unpack_unary(unary, count)
-    return (high << width) + _bits.unpack_bits(low, count, width).astype(np.int64)
+    low = body.array(np.uint8, bitstrings.num_packed(count, width))
+    high = bitstrings.unpack_unary(unary, count)
+    return (high << width) + bitstrings.unpack_bits(low, count, width).astype(np.int64)
 
 
 def _write_bitmap(
@@ -101,16 +102,16 @@ def _write_bitmap(
 
 
 def _write_rice(out: Writer, positions: Positions, gaps: Positions, size: int, width: int) -> None:
-    unary = _bits.pack_unary(gaps >> width)
+    unary = bitstrings.pack_unary(gaps >> width)
     out.number(width, "indices")
     out.number(len(unary), "indices")
     out.put(unary, "indices")
-    out.put(_bits.pack_bits(gaps & ((1 << width) - 1), width), "indices")
+    out.put(bitstrings.pack_bits(gaps & ((1 << width) - 1), width), "indices")
 
 
 def _write_fixed(out: Writer, positions: Positions, gaps: Positions, size: int, width: int) -> None:
     out.number(width, "indices")
-    out.put(_bits.pack_bits(gaps, width), "indices")
+    out.put(bitstrings.pack_bits(gaps, width), "indices")
 
 
 def _write_entropy(

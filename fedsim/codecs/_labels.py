@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim import bitstrings
 from fedsim.codec import Reader, Writer
-from fedsim.codecs import _bits
 from fedsim.errors import PayloadError
 
 Labels = NDArray[Any]
@@ -24,8 +24,8 @@ def encoded_bits(labels: Labels, clusters: int) -> dict[int, int]:
     gaps = [np.diff(np.flatnonzero(labels == c), prepend=-1) for c in _small(main, clusters)]
     return {
         HUFFMAN: len(labels) + (others if clusters > 2 else 0) if clusters > 1 else 0,
-        ADDRESSES: others * _bits.width_of(len(labels) - 1),
-        DIFFERENCES: sum(_bits.gamma_bits(g) for g in gaps),
+        ADDRESSES: others * bitstrings.width_of(len(labels) - 1),
+        DIFFERENCES: sum(bitstrings.gamma_bits(g) for g in gaps),
     }
 
 
@@ -43,10 +43,10 @@ def write_labels(out: Writer, labels: Labels, clusters: int) -> None:
         positions = np.flatnonzero(labels == c)
         out.number(len(positions))
         if best == ADDRESSES:
-            width = _bits.width_of(len(labels) - 1)
-            out.put(_bits.pack_bits(positions, width), "indices")
+            width = bitstrings.width_of(len(labels) - 1)
+            out.put(bitstrings.pack_bits(positions, width), "indices")
         else:
-            unary, digits = _bits.pack_gamma(np.diff(positions, prepend=-1))
+            unary, digits = bitstrings.pack_gamma(np.diff(positions, prepend=-1))
             out.number(len(unary))
             out.put(unary, "indices")
             out.put(digits, "indices")
@@ -67,9 +67,9 @@ def read_labels(body: Reader, size: int, clusters: int) -> Labels:
     for c in _small(main, clusters):
         count = body.number(size)
         if encoding == ADDRESSES:
-            width = _bits.width_of(size - 1)
-            data = body.array(np.uint8, _bits.num_packed(count, width))
-            labels[_bits.unpack_bits(data, count, width)] = c
+            width = bitstrings.width_of(size - 1)
+            data = body.array(np.uint8, bitstrings.num_packed(count, width))
+            labels[bitstrings.unpack_bits(data, count, width)] = c
         else:
             labels[_read_gaps(body, count)] = c
     return labels
@@ -93,18 +93,18 @@ def _read_huffman(body: Reader, size: int, main: int, clusters: int) -> Labels:
     labels = np.full(size, main, np.int32)
     if clusters == 1:
         return labels
-    data = body.array(np.uint8, _bits.num_packed(size, 1))
+    data = body.array(np.uint8, bitstrings.num_packed(size, 1))
     others = np.flatnonzero(np.unpackbits(data, count=size))
     small = np.array(_small(main, clusters), np.int32)
     if clusters == 2:
         labels[others] = small[0]
         return labels
-    second = body.array(np.uint8, _bits.num_packed(len(others), 1))
+    second = body.array(np.uint8, bitstrings.num_packed(len(others), 1))
     labels[others] = small[np.unpackbits(second, count=len(others))]
     return labels
 
 
 def _read_gaps(body: Reader, count: int) -> Labels:
     unary = body.array(np.uint8, body.number(2**40))
-    digits = body.array(np.uint8, _bits.num_packed(_bits.gamma_digits(unary, count), 1))
-    return np.cumsum(_bits.unpack_gamma(unary, digits, count)) - 1
+    digits = body.array(np.uint8, bitstrings.num_packed(bitstrings.gamma_digits(unary, count), 1))
+    return np.cumsum(bitstrings.unpack_gamma(unary, digits, count)) - 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.arrays import Arrays
+from fedsim.codec import Rest
 from fedsim.errors import PayloadError
 
 Vector = NDArray[Any]
@@ -57,6 +58,15 @@ def narrow(x: Vector, dtype: np.dtype[Any]) -> Vector:
         limit = np.finfo(dtype).max
         x = np.clip(x, -limit, limit)
     return x.astype(dtype, copy=False)
+
+
+def unpack_each(like: Arrays, rest: Rest, read: Callable[[Vector], Vector]) -> Arrays:
+    """Arrays of which ``read`` gives the values one by one; later codecs have nothing left."""
+    result = {name: np.zeros_like(x) for name, x in like.items()}
+    for name, x in filled(like):
+        result[name] = narrow(read(x).reshape(-1)[: x.size], x.dtype).reshape(x.shape)
+    rest({})
+    return result
 
 
 def filled(arrays: Arrays) -> Iterator[tuple[str, Vector]]:

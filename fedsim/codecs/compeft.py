@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat
 
 from fedsim.arrays import Arrays
+from fedsim.bitstrings import num_packed
 from fedsim.codec import Codec, Reader, Rest, Sender, Writer
-from fedsim.codecs._bits import num_packed
 from fedsim.codecs._indices import read_indices, write_indices
 from fedsim.codecs._sparse import TOGETHER, entries, largest, num_kept
 from fedsim.codecs._vectors import (

@@ -24,9 +24,10 @@ from pydantic import Field, NonNegativeInt
 
 from fedsim.arrays import Arrays
 from fedsim.codec import Codec, Reader, Rest, Sender, Writer
-from fedsim.codecs import _labels
+from fedsim.codecs._codebooks import pack_labelled, unpack_labelled
+from fedsim.codecs._labels import read_labels, write_labels
 from fedsim.codecs._sparse import largest, num_kept
-from fedsim.codecs._vectors import narrow, wide, wide_dtype
+from fedsim.codecs._vectors import wide
 from fedsim.codecs.kmeans import cluster
 
 CLUSTERS = 3
@@ -50,31 +51,11 @@ class FedZip(Codec):
 
     def pack(self, arrays: Arrays, out: Writer, state: Arrays, sender: Sender) -> Arrays:
         """Write centroids and labels of each array; leave small ones."""
-        out.number(self.min_size)
-        left: Arrays = {}
-        for name, x in arrays.items():
-            if x.size < max(1, self.min_size):
-                left[name] = x
-                continue
-            labels, centroids = self._quantised(x)
-            out.about = name
-            out.number(len(centroids))
-            out.put(centroids, "scales")
-            _labels.write_labels(out, labels, len(centroids))
-        return left
+        return pack_labelled(arrays, out, self.min_size, self._quantised, write_labels)
 
     def unpack(self, body: Reader, like: Arrays, rest: Rest) -> Arrays:
         """The centroid of each label."""
-        least = max(1, body.number(2**62))
-        done: Arrays = {}
-        for name, x in like.items():
-            if x.size >= least:
-                count = body.number(CLUSTERS)
-                centroids = body.array(wide_dtype(x), count)
-                values = centroids[_labels.read_labels(body, x.size, count)]
-                done[name] = narrow(values, x.dtype).reshape(x.shape)
-        small = rest({name: x for name, x in like.items() if name not in done})
-        return {name: done[name] if name in done else small[name] for name in like}
+        return unpack_labelled(body, like, rest, CLUSTERS, read_labels)
 
     def _quantised(self, x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         flat = wide(x)

@@ -10,18 +10,26 @@ nearest contracts by about 1/block.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from fedsim.arrays import Arrays
+from fedsim.bitstrings import num_packed, pack_bits, unpack_bits
 from fedsim.codec import Codec, Reader, Rest, Sender, Stage, Writer
-from fedsim.codecs._bits import num_packed, pack_bits, unpack_bits
-from fedsim.codecs._blocks import as_blocks, from_grid, largest, num_blocks, round_to_grid
-from fedsim.codecs._vectors import filled, narrow, wide
+from fedsim.codecs._blocks import (
+    as_blocks,
+    from_grid,
+    inverse,
+    largest,
+    num_blocks,
+    read_length,
+    round_to_grid,
+)
+from fedsim.codecs._vectors import filled, unpack_each, wide
 from fedsim.codecs.bf16 import from_bf16, to_bf16
-from fedsim.codecs.int8 import inverse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,18 +69,14 @@ class Int4(Codec):
 
     def unpack(self, body: Reader, like: Arrays, rest: Rest) -> Arrays:
         """Grid points."""
-        result = {name: np.zeros_like(x) for name, x in like.items()}
-        block = body.number(2**20)
-        if not block:
-            raise ValueError("blocks of no entries")
-        for name, x in filled(like):
+        block = read_length(body)
+
+        def read(x: NDArray[Any]) -> NDArray[Any]:
             steps = from_bf16(body.array("<u2", num_blocks(x.size, block)))
             symbols = unpack_bits(body.array(np.uint8, num_packed(x.size, 4)), x.size, 4)
-            integers = as_blocks(symbols.view(np.int8) - np.int8(7), block)
-            values = from_grid(integers, steps).reshape(-1)[: x.size]
-            result[name] = narrow(values, x.dtype).reshape(x.shape)
-        rest({})
-        return result
+            return from_grid(as_blocks(symbols.view(np.int8) - np.int8(7), block), steps)
+
+        return unpack_each(like, rest, read)
 
     def alpha(self, like: Arrays) -> float:
         """The largest entry of every block is kept, but for the rounding of its scale."""

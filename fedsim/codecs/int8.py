@@ -19,8 +19,16 @@ from pydantic import Field
 
 from fedsim.arrays import Arrays
 from fedsim.codec import Codec, Reader, Rest, Sender, Stage, Writer
-from fedsim.codecs._blocks import as_blocks, from_grid, largest, num_blocks, round_to_grid
-from fedsim.codecs._vectors import filled, narrow, wide, wide_dtype
+from fedsim.codecs._blocks import (
+    as_blocks,
+    from_grid,
+    inverse,
+    largest,
+    num_blocks,
+    read_length,
+    round_to_grid,
+)
+from fedsim.codecs._vectors import filled, unpack_each, wide, wide_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,25 +70,14 @@ class Int8(Codec):
 
     def unpack(self, body: Reader, like: Arrays, rest: Rest) -> Arrays:
         """Grid points."""
-        result = {name: np.zeros_like(x) for name, x in like.items()}
-        block = body.number(2**20)
-        if not block:
-            raise ValueError("blocks of no entries")
-        for name, x in filled(like):
+        block = read_length(body)
+
+        def read(x: NDArray[Any]) -> NDArray[Any]:
             steps = body.array(wide_dtype(x), num_blocks(x.size, block))
-            integers = as_blocks(body.array(np.int8, x.size), block)
-            values = from_grid(integers, steps).reshape(-1)[: x.size]
-            result[name] = narrow(values, x.dtype).reshape(x.shape)
-        rest({})
-        return result
+            return from_grid(as_blocks(body.array(np.int8, x.size), block), steps)
+
+        return unpack_each(like, rest, read)
 
     def alpha(self, like: Arrays) -> float:
         """The largest entry of every block is kept, but for rounding."""
         return 0.999 / self.block if self.contraction else 0.0
-
-
-def inverse(steps: NDArray[Any]) -> NDArray[Any]:
-    """One over each step; 0 for a step of 0, or one so small that its inverse overflows."""
-    with np.errstate(divide="ignore", over="ignore"):
-        result = 1 / steps
-    return np.where(np.isfinite(result), result, 0).astype(steps.dtype, copy=False)

@@ -20,8 +20,9 @@ from pydantic import Field, NonNegativeInt
 
 from fedsim.arrays import Arrays
 from fedsim.codec import Codec, Reader, Rest, Sender, Stage, Writer
+from fedsim.codecs._codebooks import pack_labelled, unpack_labelled
 from fedsim.codecs._symbols import read_symbols, write_symbols
-from fedsim.codecs._vectors import narrow, wide, wide_dtype
+from fedsim.codecs._vectors import wide
 
 MOST_COMPARISONS = 32
 """With more bounds than these, a search is faster than one comparison after the other."""
@@ -47,31 +48,15 @@ class KMeans(Codec):
 
     def pack(self, arrays: Arrays, out: Writer, state: Arrays, sender: Sender) -> Arrays:
         """Write centroids and labels; leave small arrays."""
-        out.number(self.min_size)
-        left: Arrays = {}
-        for name, x in arrays.items():
-            if x.size < max(1, self.min_size):
-                left[name] = x
-                continue
-            labels, centroids = cluster(wide(x), self.clusters, self.iterations)
-            out.about = name
-            out.number(len(centroids))
-            out.put(centroids, "scales")
-            write_symbols(out, labels, len(centroids))
-        return left
+
+        def quantise(x: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+            return cluster(wide(x), self.clusters, self.iterations)
+
+        return pack_labelled(arrays, out, self.min_size, quantise, write_symbols)
 
     def unpack(self, body: Reader, like: Arrays, rest: Rest) -> Arrays:
         """The centroid of each label."""
-        least = max(1, body.number(2**62))
-        quantised: Arrays = {}
-        for name, x in like.items():
-            if x.size >= least:
-                count = body.number(MOST_CLUSTERS)
-                centroids = body.array(wide_dtype(x), count)
-                values = centroids[read_symbols(body, x.size, count)]
-                quantised[name] = narrow(values, x.dtype).reshape(x.shape)
-        small = rest({name: x for name, x in like.items() if name not in quantised})
-        return {name: quantised[name] if name in quantised else small[name] for name in like}
+        return unpack_labelled(body, like, rest, MOST_CLUSTERS, read_symbols)
 
 
 def cluster(x: NDArray[Any], clusters: int, iterations: int) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -20,9 +20,9 @@ from pydantic import Field
 
 from fedsim.arrays import Arrays
 from fedsim.codec import Codec, Reader, Rest, Sender, Stage, Writer
-from fedsim.codecs._blocks import as_blocks, num_blocks
+from fedsim.codecs._blocks import as_blocks, from_grid, num_blocks
 from fedsim.codecs._symbols import read_symbols, write_symbols
-from fedsim.codecs._vectors import filled, finite_scale, narrow, wide, wide_dtype
+from fedsim.codecs._vectors import filled, finite_scale, unpack_each, wide, wide_dtype
 
 MOST_BITS = 12
 
@@ -75,18 +75,17 @@ class QSGD(Codec):
 
     def unpack(self, body: Reader, like: Arrays, rest: Rest) -> Arrays:
         """Levels times norms."""
-        result = {name: np.zeros_like(x) for name, x in like.items()}
         bucket = body.number(2**30)
-        for name, x in filled(like):
+
+        def read(x: NDArray[Any]) -> NDArray[Any]:
             levels = 2 ** (body.number(MOST_BITS) - 1) - 1
             if levels < 1:
                 raise ValueError("no levels")
             steps = body.array(wide_dtype(x), num_blocks(x.size, bucket))
             symbols = read_symbols(body, x.size, 2 * levels + 1)
-            blocks = as_blocks(symbols.astype(steps.dtype) - levels, bucket) * steps[:, None]
-            result[name] = narrow(blocks.reshape(-1)[: x.size], x.dtype).reshape(x.shape)
-        rest({})
-        return result
+            return from_grid(as_blocks(symbols.astype(np.int16) - levels, bucket), steps)
+
+        return unpack_each(like, rest, read)
 
     def alpha(self, like: Arrays) -> float:
         """One over ``1 + omega`` of the largest bucket."""

@@ -11,14 +11,15 @@ positive, which changes no error. After ``topk`` this is the ternary code of STC
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedsim.arrays import Arrays
+from fedsim.bitstrings import num_packed
 from fedsim.codec import Codec, Reader, Rest, Sender, Stage, Writer
-from fedsim.codecs._bits import num_packed
-from fedsim.codecs._vectors import filled, finite_scale, narrow, wide, wide_dtype
+from fedsim.codecs._vectors import filled, finite_scale, unpack_each, wide, wide_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +40,14 @@ class Sign(Codec):
 
     def unpack(self, body: Reader, like: Arrays, rest: Rest) -> Arrays:
         """Plus or minus the scale."""
-        result = {name: np.zeros_like(x) for name, x in like.items()}
-        for name, x in filled(like):
+
+        def read(x: NDArray[Any]) -> NDArray[Any]:
             scale = body.array(wide_dtype(x), 1)
             bits = np.unpackbits(body.array(np.uint8, num_packed(x.size, 1)), count=x.size)
-            # 0 and 1 become minus and plus
-            values = np.concatenate([-scale, scale])[bits]
-            result[name] = narrow(values, x.dtype).reshape(x.shape)
-        rest({})
-        return result
+            values: NDArray[Any] = np.concatenate([-scale, scale])[bits]  # 0 is minus, 1 is plus
+            return values
+
+        return unpack_each(like, rest, read)
 
     def alpha(self, like: Arrays) -> float:
         """Of any array, at least ``1/n``."""

@@ -10,14 +10,15 @@ it is ``qsgd`` with one level and the maximum norm. Symbols are entropy-coded.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedsim.arrays import Arrays
 from fedsim.codec import Codec, Reader, Rest, Sender, Stage, Writer
 from fedsim.codecs._symbols import read_symbols, write_symbols
-from fedsim.codecs._vectors import filled, narrow, wide, wide_dtype
+from fedsim.codecs._vectors import filled, unpack_each, wide, wide_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +44,10 @@ class TernGrad(Codec):
 
     def unpack(self, body: Reader, like: Arrays, rest: Rest) -> Arrays:
         """Minus the scale, zero, or the scale."""
-        result = {name: np.zeros_like(x) for name, x in like.items()}
-        for name, x in filled(like):
+
+        def read(x: NDArray[Any]) -> NDArray[Any]:
             scale = body.array(wide_dtype(x), 1)
-            values = np.concatenate([-scale, 0 * scale, scale])[read_symbols(body, x.size, 3)]
-            result[name] = narrow(values, x.dtype).reshape(x.shape)
-        rest({})
-        return result
+            values: NDArray[Any] = np.concatenate([-scale, 0 * scale, scale])
+            return values[read_symbols(body, x.size, 3)]
+
+        return unpack_each(like, rest, read)

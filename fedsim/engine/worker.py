@@ -17,7 +17,7 @@ from fedsim import registry, wire
 from fedsim.arrays import Arrays, WeightedMean, add
 from fedsim.chain import build_codecs
 from fedsim.client import Client, ClientMethod, Update
-from fedsim.codec import Payload, Sender
+from fedsim.codec import Local, Payload, Sender
 from fedsim.cost import Meter, Spent, Tally, counted
 from fedsim.data import partition
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, ClientState, Report
@@ -29,6 +29,7 @@ from fedsim.engine.checks import (
     check_weight,
     decode_update,
 )
+from fedsim.engine.gradients import mean_gradient
 from fedsim.engine.process import peak_bytes, preserved_generators, time_limit
 from fedsim.errors import FedsimError, ModelError, ScenarioError
 from fedsim.scenario import Scenario
@@ -122,8 +123,8 @@ class Worker:
                     check_survives(client, block.fatal)
                     with self._time_limit(1), self._metered(report):
                         update, state = self._train_client(client, block, received, state)
+                        payload, kept = self._encode(update, report, block, broadcast.plan)
                     residual = block.residual(client)
-                    payload, kept = self._encode(update, report, block, broadcast.plan)
                     if block.reduce:
                         summand = self._summand(payload, received, residual)
                         mean.update(summand, block.weight(client, update.num_examples))
@@ -314,7 +315,8 @@ class Worker:
     ) -> tuple[Payload, Arrays]:
         check_update(update, update.arrays if self._packed else self.like)
         report.metrics = check_metrics(update.metrics)
-        sender = Sender(self.seeds, block.draw, report.client, self._plan(plan))
+        local = self._local(report.client, block)
+        sender = Sender(self.seeds, block.draw, report.client, self._plan(plan), local)
         kept = dict(block.residual(report.client))
         if self.codecs.up.accumulates:
             check_weight(update, kept)
@@ -327,6 +329,15 @@ class Worker:
         if self.scenario.codec.by_layer:
             report.up_layers = payload.by_array()
         return payload, kept
+
+    def _local(self, client: int, block: Block) -> Local | None:
+        if self._packed or not isinstance(self.method, ClientMethod):
+            return None
+
+        def gradient(weights: Arrays) -> Arrays:
+            return mean_gradient(self._client(client, block, self._weights, {}), weights)
+
+        return Local(self._weights, gradient)
 
     def _plan(self, plan: bytes) -> dict[str, float]:
         if not plan:
