@@ -28,6 +28,7 @@ from fedsim.engine.checks import (
     check_weight,
     decode_update,
 )
+from fedsim.engine.internals import note_decoded, note_update
 from fedsim.engine.process import peak_bytes, preserved_generators, time_limit
 from fedsim.errors import FedsimError, ModelError, PluginError, ScenarioError
 from fedsim.scenario import CodecSection, Scenario
@@ -118,7 +119,7 @@ class Worker:
                     residual = block.residual(client)
                     payload, kept = self._encode(update, report, block, broadcast.plan)
                     if block.reduce:
-                        summand = self._summand(payload, received, residual)
+                        summand = self._summand(payload, received, residual, update, report)
                         mean.update(summand, block.weight(client, update.num_examples))
                     else:
                         result.payloads.append(payload.data)
@@ -237,12 +238,15 @@ class Worker:
             self._received = (broadcast.key, received)
         return self._received[1]
 
-    def _summand(self, payload: Payload, received: Arrays, residual: Arrays) -> Arrays:
+    def _summand(
+        self, payload: Payload, received: Arrays, residual: Arrays, update: Update, report: Report
+    ) -> Arrays:
         """What a client adds to the mean of its block."""
         if self._packed:
             summand: Arrays = self.method.summand(wire.unpack(payload), received)
             return summand
-        return decode_update(self.codecs.up, payload, self.like, residual)
+        decoded = decode_update(self.codecs.up, payload, self.like, residual)
+        return note_decoded(report, decoded, self.codecs.up, update.arrays)
 
     def _train_at_once(self, block: Block, received: Arrays) -> dict[int, Update | Exception]:
         """Updates, or the common failure, of a method that trains a block in one go."""
@@ -310,6 +314,7 @@ class Worker:
             payload = wire.pack(update.arrays)
         else:
             payload = self.codecs.up.encode(update.arrays, kept, sender)
+            note_update(report, update.arrays, self.codecs.up, kept)
         report.num_examples = update.num_examples
         report.up_bytes, report.up_parts = payload.num_bytes, dict(payload.parts)
         if self.scenario.codec.by_layer:
