@@ -286,6 +286,35 @@ def test_staleness_and_internals(tmp_path: Path) -> None:
     assert (list(epsilon.x), list(epsilon.y)) == ([1, 2], [1, 2])
 
 
+def test_internals_are_grouped_and_name_their_units(tmp_path: Path) -> None:
+    rounds: list[Record] = [
+        {},
+        {
+            "agg/zeta": 5,
+            "agg/momentum_norm": 2,
+            "agg/update_norm": 0.01,
+            "agg/drawn_tenths": [1, 0],
+        },
+        {"agg/update_norm": 1.0, "agg/drawn_tenths": [0.75, 0.25], "privacy/epsilon": 1},
+    ]
+    figure = internals.draw([written(tmp_path, rounds)])
+    titles = [a.text for a in figure.layout.annotations]
+    assert titles == [
+        "Privacy: spent so far",
+        "Updates: clients' mean length",
+        "Server: momentum",
+        "Seeds: draws of the whole run",
+        "agg/zeta",
+    ]
+    layout = figure.layout
+    assert [layout.yaxis2.title.text, layout.yaxis5.title.text] == ["L2 norm", "zeta"]
+    assert [layout.yaxis2.type, layout.yaxis3.type] == ["log", None]  # 0.01 and 1; 2
+    assert layout.xaxis4.title.text == "tenth of the pool, most drawn first"
+    tenths = figure.data[3]
+    assert (list(tenths.x), list(tenths.y)) == ([1, 2], [0.75, 0.25])  # the last list
+    assert drawing.notes(figure) == [internals.LISTS]
+
+
 def test_single_clients_are_read_from_so_many_runs_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
