@@ -2,8 +2,8 @@
 
 Workers measure each update while they hold it, the grid what it decodes itself, and ``of_round``
 puts a round together with what the strategy noted of itself (``DeltaStrategy.note``). Nothing is
-encoded or decoded for it, sums are of float64 in a fixed order, and no training result depends on
-it. Norms are L2 norms over all arrays. In clients.jsonl:
+encoded or decoded for it, sums have a fixed order, and no training result depends on it. Norms are
+L2 norms over all arrays. In clients.jsonl:
 
     update_norm         of the update, before it is encoded
     decoded_norm        of what the server makes of the message, with a lossy codec
