@@ -53,13 +53,13 @@ def multiples(runs: Sequence[Run], drawn: Sequence[Group], smalls: Sequence[Smal
         vertical_spacing=0.3 / rows,
         horizontal_spacing=0.09,
     )
-    tick = round_ticks(runs)
+    tick, named = round_ticks(runs), set[str]()
     for i, small in enumerate(smalls):
         row, column = divmod(i, columns)
         place = (row + 1, column + 1)
         number = f"%{{y:.4~s}}{small.unit}" if small.unit else "%{y:.5~g}"
         hover = f"{html.escape(small.x.split(',')[0], quote=False)} %{{x}}: {number}"
-        add_lines(figure, drawn, small.values, hover, place, legend=i == 0)
+        add_lines(figure, drawn, small.values, hover, place, named)
         x, step = {"text": html.escape(small.x, quote=False)}, tick if small.x == "round" else 1
         figure.update_xaxes(title=x, dtick=step, row=place[0], col=place[1])
         _set_y(figure, small, place)
@@ -70,12 +70,14 @@ def _set_y(figure: go.Figure, small: Small, place: tuple[int, int]) -> None:
     row, column = place
     title = {"text": html.escape(small.axis, quote=False)}
     figure.update_yaxes(title=title, row=row, col=column)
+    if not small.unit:  # no "200µ"
+        figure.update_yaxes(exponentformat="power", row=row, col=column)
     if small.unit:
         figure.update_yaxes(tickformat="~s", ticksuffix=small.unit, row=row, col=column)
     if small.unit or small.whole:
         figure.update_yaxes(rangemode="tozero", row=row, col=column)
     if small.spans and _spans(figure, place):
-        figure.update_yaxes(type="log", exponentformat="power", row=row, col=column)
+        figure.update_yaxes(type="log", dtick=1, row=row, col=column)
     if small.whole:  # no fractions of a client
         traces = figure.select_traces({"type": "scatter"}, row=row, col=column)
         top = 1.1 * max([1.0, *(value for trace in traces for value in trace.y)])

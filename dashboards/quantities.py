@@ -43,8 +43,8 @@ KNOWN = {
     "agg/weight_min": Quantity("Clients' weights: smallest", "weight"),
     "agg/weight_mean": Quantity("Clients' weights: mean", "weight"),
     "agg/weight_max": Quantity("Clients' weights: largest", "weight"),
-    "agg/drawn_seeds": Quantity("Seeds: as if alike, drawn", _SEEDS),
-    "agg/probable_seeds": Quantity("Seeds: as if alike, probable", _SEEDS),
+    "agg/drawn_seeds": Quantity("Seeds: effective number drawn", _SEEDS),
+    "agg/probable_seeds": Quantity("Seeds: effective number, by odds", _SEEDS),
     "agg/drawn_tenths": Quantity(
         "Seeds: draws of the whole run", "share of draws", "tenth of the pool, most drawn first"
     ),
