@@ -76,18 +76,21 @@ def _set_y(figure: go.Figure, small: Small, place: tuple[int, int]) -> None:
         figure.update_yaxes(tickformat="~s", ticksuffix=small.unit, row=row, col=column)
     if small.unit or small.whole:
         figure.update_yaxes(rangemode="tozero", row=row, col=column)
-    if small.spans and _spans(figure, place):
+    low, high = _extent(figure, place)
+    if small.spans and low > 0 and high >= 10**DECADES * low:
         figure.update_yaxes(type="log", dtick=1, row=row, col=column)
+    elif low >= 0 and not (small.unit or small.whole):  # a constant 0 would be between -1 and 1
+        figure.update_yaxes(rangemode="nonnegative", row=row, col=column)
     if small.whole:  # no fractions of a client
         traces = figure.select_traces({"type": "scatter"}, row=row, col=column)
         top = 1.1 * max([1.0, *(value for trace in traces for value in trace.y)])
         figure.update_yaxes(range=[0, top], dtick=1 if top < 8 else None, row=row, col=column)
 
 
-def _spans(figure: go.Figure, place: tuple[int, int]) -> bool:
-    """Whether all numbers of a subplot are above 0, and the largest is far above the smallest."""
+def _extent(figure: go.Figure, place: tuple[int, int]) -> tuple[float, float]:
+    """The smallest and the largest number of a subplot; two zeros where there is none."""
     row, column = place
     traces = list(figure.select_traces({"type": "scatter"}, row=row, col=column))
     values = np.concatenate([np.asarray(trace.y, float) for trace in traces])
     known = values[np.isfinite(values)]
-    return len(known) > 0 and known.min() > 0 and known.max() >= 10**DECADES * known.min()
+    return (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)

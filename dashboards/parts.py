@@ -31,7 +31,8 @@ def draw(runs: Sequence[Run]) -> go.Figure:
         raise NothingToShow("No run has counted its bytes by part.")
     figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=list(WAYS.values()))
     known = {part for g in drawn for run in g.runs for _, part in _parts(run)}
-    for i, part in enumerate(_ordered(known)):
+    for part in _ordered(known):
+        i = _ordered({*PARTS, *known}).index(part)  # the same look on every page
         pattern = {"shape": PATTERNS[i // len(COLOURS) % len(PATTERNS)], "fillmode": "overlay"}
         marker = {"color": COLOURS[i % len(COLOURS)], "pattern": {**pattern, "fgcolor": "#222"}}
         for column, way in enumerate(WAYS, start=1):
