@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedsim.dashboards.drawing import UNITS
+
 
 @dataclass(frozen=True)
 class Quantity:
@@ -64,7 +66,10 @@ def quantity(key: str) -> Quantity:
     >>> quantity("agg/cluster_moves")
     Quantity(title='agg/cluster_moves', axis='cluster moves', entry='entry')
     """
-    return KNOWN.get(key) or Quantity(key, key.rsplit("/", 1)[-1].replace("_", " "))
+    last = key.rsplit("/", 1)[-1]
+    if key.startswith("personal/"):
+        return Quantity(f"Clients' own tests: {last}", UNITS.get(last, last))
+    return KNOWN.get(key) or Quantity(key, last.replace("_", " "))
 
 
 def place(key: str) -> tuple[bool, int, str]:

@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from fedsim import simulation
+from fedsim.arrays import distance, norm
 from fedsim.client import Client, ClientMethod, Update
 from fedsim.seedpool import ACCUMULATORS, DRAWS, SCALARS, SEEDS, SeedPool
 from fedsim.strategies.co2 import CO2
@@ -37,6 +39,20 @@ def ran(tmp_path, **changes):
 
 def inside(record):
     return {k.removeprefix("agg/"): v for k, v in record.items() if k.startswith("agg/")}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int64"])
+def test_norms_are_exact_and_the_same_for_any_number_of_threads(dtype):
+    x = (100 * np.random.default_rng(0).normal(size=(101, 1013))).astype(dtype)
+    arrays = {"x": x, "empty": np.zeros((0, 3), dtype), "scalar": np.array(3, dtype)}
+    exact = math.sqrt(math.fsum([*(float(v) ** 2 for v in x.ravel()), 9.0]))
+    found = set()
+    for threads in (1, 2, 4):
+        with threadpool_limits(threads):
+            found.add(norm(arrays))
+            assert distance(arrays, {k: np.zeros_like(v) for k, v in arrays.items()}) in found
+    assert len(found) == 1
+    assert found.pop() == pytest.approx(exact, rel=1e-7 if dtype != "float64" else 1e-14)
 
 
 def test_norms_and_cosine_of_orthogonal_updates(tmp_path):
