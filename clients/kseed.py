@@ -30,6 +30,7 @@ from fedsim.directions import ADD_FLOPS
 from fedsim.seedpool import (
     ACCUMULATORS,
     CHANGED,
+    DRAWS,
     PROBABILITIES,
     SCALARS,
     SEEDS,
@@ -114,8 +115,9 @@ class KSeed(ClientMethod):
         return update
 
     def summand(self, arrays: Arrays, received: Arrays) -> Arrays:
-        """The sum of scalars for each seed."""
-        return {ACCUMULATORS: SeedPool.of(received).dense(arrays)}
+        """The sum of scalars for each seed, and how often it was drawn."""
+        pool = SeedPool.of(received)
+        return {ACCUMULATORS: pool.dense(arrays), DRAWS: pool.draws(arrays)}
 
     def _choices(self, client: Client, pool: SeedPool) -> NDArray[np.intp]:
         """Positions in the pool, with replacement: uniform, or by the server's probabilities."""

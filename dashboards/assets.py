@@ -13,7 +13,9 @@ CSS = """
   @page { size: A4 landscape; margin: 12mm; }
   body { font-size: 12px; }
   main { max-width: none; padding: 0; }
-  section.panel, tr { break-inside: avoid; }
+  section.panel, tr, .piece { break-inside: avoid; }
+  section.long { break-inside: auto; break-before: page; }
+  .piece { overflow: hidden; position: relative; }
   table { font-size: 10.5px; }
   .scroll { overflow: visible !important; }
   .modebar, .updatemenu-container, .sorter::after { display: none !important; }
@@ -75,9 +77,42 @@ for (const button of document.querySelectorAll('.sorter')) {
 }
 const figures = [...document.querySelectorAll('.js-plotly-plot')];
 const heights = figures.map(figure => figure.layout.height);
-addEventListener('beforeprint', () => figures.forEach((figure, i) =>
-  Plotly.relayout(figure, {width: 980, height: Math.min(heights[i], 600)})));
-addEventListener('afterprint', () => figures.forEach((figure, i) =>
-  Plotly.relayout(figure, {width: null, height: heights[i], autosize: true})));
+// A figure of many rows is cut between them: a piece holds as many rows as a sheet of paper.
+const PAPER = 620, TITLE = 40;
+const bounds = figure => {
+  const layout = figure._fullLayout, keys = Object.keys(layout).filter(k => /^yaxis\\d*$/.test(k));
+  const top = k => Math.round(layout._size.t + (1 - layout[k].domain[1]) * layout._size.h) - TITLE;
+  const tops = [...new Set(keys.map(top))].sort((a, b) => a - b), cuts = [0];
+  tops.slice(1).forEach((at, i) => {
+    if ((tops[i + 2] ?? layout.height) - cuts.at(-1) > PAPER) cuts.push(at); });
+  return [...cuts, layout.height];
+};
+const cut = figure => bounds(figure).forEach((end, i, all) => {
+  if (!i) return;
+  const piece = document.createElement('div'), copy = figure.firstElementChild.cloneNode(true);
+  piece.className = 'js-plotly-plot piece';
+  piece.style.height = `${end - all[i - 1]}px`;
+  copy.style.marginTop = `${-all[i - 1]}px`;
+  piece.append(copy);
+  figure.before(piece);
+});
+addEventListener('beforeprint', () => figures.forEach((figure, i) => {
+  const rows = heights[i] > 1.5 * PAPER && bounds(figure).length > 2;
+  const scale = rows ? 1 : Math.min(1, 560 / heights[i]);  // smaller letters do not overlap
+  Plotly.relayout(figure, {width: 980 / scale, height: heights[i]});
+  figure.style.zoom = scale;
+  figure.parentElement.style.height = 'auto';  // what is left free would fill pages
+  if (!rows) return;
+  cut(figure);
+  figure.style.display = 'none';
+  figure.closest('section').classList.add('long');
+}));
+addEventListener('afterprint', () => {
+  document.querySelectorAll('.piece').forEach(piece => piece.remove());
+  figures.forEach((figure, i) => {
+    figure.style.display = figure.style.zoom = '';
+    figure.parentElement.style.height = `${heights[i]}px`;
+    Plotly.relayout(figure, {width: null, height: heights[i], autosize: true}); });
+});
 """
 """Sorts tables (missing values last) and fits figures to the paper when printing."""

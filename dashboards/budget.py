@@ -181,5 +181,5 @@ def _step(
         f"annotations[{i}].text": _heading(cost, budget)
         for i, (cost, budget) in enumerate(budgets.items())
     }
-    label = f"{100 * share:.3g} %" if share < 10 else f"{share:.3g} x"
+    label = f"{100 * share:.3g} %" if share < 10 else f"{share:,.0f} x"
     return {"label": label, "method": "update", "args": [data, titles]}

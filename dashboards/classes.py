@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 
 from fedsim.client_table import ClientTable
 from fedsim.dashboards.costs import comparable
+from fedsim.dashboards.curves import by_round
 from fedsim.dashboards.drawing import COLOURS, Group, first_groups, groups, note, styled
 from fedsim.dashboards.panel import NothingToShow
 from fedsim.results import Run
@@ -40,7 +41,7 @@ SCORES = (
 
 def draw(runs: Sequence[Run]) -> go.Figure:
     """Draw stacked shares of outcomes per run and class, and mean scores beside them."""
-    drawn, limited = first_groups(groups(runs), 12)
+    drawn, limited = first_groups([g for g in groups(runs) if _on_devices(g)], 12)
     counts = {g.label: _counts(g) for g in drawn}
     timed = [g for g in drawn if counts[g.label]]
     if not timed:
@@ -52,6 +53,11 @@ def draw(runs: Sequence[Run]) -> go.Figure:
     if limited:
         note(figure, limited)
     return figure
+
+
+def _on_devices(group: Group) -> bool:
+    """Whether any of the runs has virtual time, which costs less to see than clients' lines."""
+    return any(by_round(run, "time/virtual_s").known for run in group.runs)
 
 
 def _counts(group: Group) -> dict[str, dict[str, int]]:

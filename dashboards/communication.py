@@ -36,9 +36,10 @@ def draw(runs: Sequence[Run]) -> go.Figure:
         subplot_titles=list(DIRECTIONS.values()),
         horizontal_spacing=0.04,
     )
+    named: set[str] = set()
     for column, key in enumerate(DIRECTIONS, start=1):
         sent = partial(_sent, keys=(key,))
-        add_lines(figure, drawn, sent, "round %{x}: %{y:.4s}B", (1, column), column == 1)
+        add_lines(figure, drawn, sent, "round %{x}: %{y:.4s}B", (1, column), named)
     return _finished(figure, runs)
 
 

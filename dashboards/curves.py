@@ -75,6 +75,8 @@ def _numbers(values: Sequence[object]) -> Floats:
     """Values of records; what is no finite number (in a file of another version, say) is NaN."""
     try:
         numbers = np.array(values, float)
+        if numbers.ndim > 1:  # lists of one length
+            raise ValueError
     except (TypeError, ValueError):
         numbers = np.array([v if isinstance(v, int | float) else np.nan for v in values], float)
     return np.where(np.isfinite(numbers), numbers, np.nan)

@@ -45,9 +45,10 @@ def draw(runs: Sequence[Run]) -> go.Figure:
         vertical_spacing=GAP / (CURVE_HEIGHT + GAP + bars),
         horizontal_spacing=0.08,
     )
+    named: set[str] = set()
     for column, key in enumerate(CURVES, start=1):
         hover = f"round %{{x}}: %{{y:.4~s}}{UNITS[key]}"
-        add_lines(figure, timed, partial(_so_far, key=key), hover, (1, column), column == 1)
+        add_lines(figure, timed, partial(_so_far, key=key), hover, (1, column), named)
     _add_outcomes(figure, timed)
     styled(figure, height=120 + CURVE_HEIGHT + GAP + bars)
     figure.update_xaxes(title={"text": "round"}, dtick=round_ticks(runs), row=1)

@@ -130,7 +130,7 @@ def add_lines(
     y: Callable[[Run], Column],
     hover: str,
     place: tuple[int, int],
-    legend: bool,
+    named: set[str],
 ) -> None:
     """Draw a quantity over rounds into one subplot: a line per group, and a band over seeds.
 
@@ -140,19 +140,22 @@ def add_lines(
         y: The quantity of one run.
         hover: See ``line``.
         place: Row and column of the subplot.
-        legend: Whether these lines are in the legend.
+        named: Labels that the legend has from earlier subplots; those with a line here are added.
     """
     row, column = place
     most = most_points(len(drawn))
     traces = []
-    for group, width in zip(drawn, widths(len(drawn)), strict=True):
+    for rank, (group, width) in enumerate(zip(drawn, widths(len(drawn)), strict=True)):
         points = curve(group.runs, y)
+        new = group.label not in named and bool(np.isfinite(points.mean).any())
         if len(points.x) > most:
             points = points.at(thinning(points.mean, most))
             note(figure, THINNING.format(most=most))
         if has_band(group, drawn):
             traces.append(band(group, points))
-        traces.append(line(group, points, hover, width, showlegend=legend))
+        legend = {"showlegend": new, "legendrank": 1000 + rank}  # in the order of the runs
+        traces.append(line(group, points, hover, width, **legend))
+        named |= {group.label} if new else set()
     figure.add_traces(traces, rows=row, cols=column)
 
 

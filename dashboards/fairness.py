@@ -72,7 +72,9 @@ def draw(runs: Sequence[Run]) -> go.Figure:
     drawn, limited = first_groups(drawn or everyone)
     shown, kind = _measured(drawn)
     figure = _figure(shown, kind)
-    for text in (left_out, limited, WITH_SCORES if kind.sql == SCORES else WITHOUT_SCORES):
+    missing = len(drawn) - len(shown)
+    without = f"{missing} of these runs have no such numbers." if missing else ""
+    for text in (left_out, limited, without, WITH_SCORES if kind.sql == SCORES else WITHOUT_SCORES):
         if text:
             note(figure, text)
     return figure
@@ -142,7 +144,7 @@ def _figure(shown: Sequence[tuple[Group, list[Floats]]], kind: Kind) -> go.Figur
     styled(figure, height=210 + 30 * len(shown))
     figure.update_layout(showlegend=False)
     figure.update_xaxes(title={"text": kind.axis}, row=1, col=1)
-    figure.update_xaxes(title={"text": "the same unit"}, row=1, col=2)
+    figure.update_xaxes(title={"text": "the same unit"}, rangemode="tozero", row=1, col=2)
     figure.update_xaxes(title={"text": "0 to 1"}, rangemode="tozero", row=1, col=3)
     figure.update_yaxes(autorange="reversed")
     figure.update_yaxes(title={"text": "run"}, row=1, col=1)

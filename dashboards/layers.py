@@ -33,19 +33,20 @@ def draw(runs: Sequence[Run]) -> go.Figure:
     if not drawn:
         raise NothingToShow("No run has counted its bytes by layer; codec.by_layer: true does.")
     largest = _sum([ways[way] for ways in counted.values() for way in WAYS])
-    names = sorted(largest, key=lambda name: -largest[name])[:MOST]
+    most = MOST if len(largest) > MOST + 1 else MOST + 1  # a single one is not "others"
+    names = sorted(largest, key=lambda name: -largest[name])[:most]
     figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=list(WAYS.values()))
     for group in drawn:
         for column, way in enumerate(WAYS, start=1):
             figure.add_trace(_bar(group, counted[group.label][way], names, column), 1, column)
-    rows = len(names) + (len(largest) > MOST)
+    rows = len(names) + (len(largest) > most)
     styled(figure, height=220 + rows * max(24, 10 * len(drawn)))
     figure.update_layout(barmode="group")
     figure.update_xaxes(title={"text": "bytes of the run"}, tickformat="~s", ticksuffix="B")
     figure.update_yaxes(autorange="reversed")
     figure.update_yaxes(title={"text": "array"}, col=1)
-    if len(largest) > MOST:
-        note(figure, f"The {len(largest) - MOST} smallest arrays are summed in the last bar.")
+    if len(largest) > most:
+        note(figure, f"The {len(largest) - most} smallest arrays are summed in the last bar.")
     return figure
 
 

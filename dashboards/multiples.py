@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -15,6 +16,7 @@ from fedsim.dashboards.drawing import Group, add_lines, round_ticks, styled
 from fedsim.results import Run
 
 ROW_HEIGHT = 270
+DECADES = 2
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Small:
         values: The quantity of a run by round.
         unit: Suffix of SI numbers; empty for plain ones.
         whole: Whether values are counts, which have no fractions.
+        x: Title of the x axis, where it is not rounds.
+        spans: Whether a logarithmic axis suits numbers that span ``DECADES`` or more.
     """
 
     name: str
@@ -34,6 +38,8 @@ class Small:
     values: Callable[[Run], Column]
     unit: str = ""
     whole: bool = False
+    x: str = "round"
+    spans: bool = False
 
 
 def multiples(runs: Sequence[Run], drawn: Sequence[Group], smalls: Sequence[Small]) -> go.Figure:
@@ -47,13 +53,15 @@ def multiples(runs: Sequence[Run], drawn: Sequence[Group], smalls: Sequence[Smal
         vertical_spacing=0.3 / rows,
         horizontal_spacing=0.09,
     )
-    tick = round_ticks(runs)
+    tick, named = round_ticks(runs), set[str]()
     for i, small in enumerate(smalls):
         row, column = divmod(i, columns)
         place = (row + 1, column + 1)
-        hover = f"round %{{x}}: %{{y:.4~s}}{small.unit}" if small.unit else "round %{x}: %{y:.5~g}"
-        add_lines(figure, drawn, small.values, hover, place, legend=i == 0)
-        figure.update_xaxes(title={"text": "round"}, dtick=tick, row=place[0], col=place[1])
+        number = f"%{{y:.4~s}}{small.unit}" if small.unit else "%{y:.5~g}"
+        hover = f"{html.escape(small.x.split(',')[0], quote=False)} %{{x}}: {number}"
+        add_lines(figure, drawn, small.values, hover, place, named)
+        x, step = {"text": html.escape(small.x, quote=False)}, tick if small.x == "round" else 1
+        figure.update_xaxes(title=x, dtick=step, row=place[0], col=place[1])
         _set_y(figure, small, place)
     return styled(figure, height=110 + ROW_HEIGHT * rows)
 
@@ -62,11 +70,27 @@ def _set_y(figure: go.Figure, small: Small, place: tuple[int, int]) -> None:
     row, column = place
     title = {"text": html.escape(small.axis, quote=False)}
     figure.update_yaxes(title=title, row=row, col=column)
+    if not small.unit:  # no "200µ"
+        figure.update_yaxes(exponentformat="power", row=row, col=column)
     if small.unit:
         figure.update_yaxes(tickformat="~s", ticksuffix=small.unit, row=row, col=column)
     if small.unit or small.whole:
         figure.update_yaxes(rangemode="tozero", row=row, col=column)
+    low, high = _extent(figure, place)
+    if small.spans and low > 0 and high >= 10**DECADES * low:
+        figure.update_yaxes(type="log", dtick=1, row=row, col=column)
+    elif low >= 0 and not (small.unit or small.whole):  # a constant 0 would be between -1 and 1
+        figure.update_yaxes(rangemode="nonnegative", row=row, col=column)
     if small.whole:  # no fractions of a client
         traces = figure.select_traces({"type": "scatter"}, row=row, col=column)
         top = 1.1 * max([1.0, *(value for trace in traces for value in trace.y)])
         figure.update_yaxes(range=[0, top], dtick=1 if top < 8 else None, row=row, col=column)
+
+
+def _extent(figure: go.Figure, place: tuple[int, int]) -> tuple[float, float]:
+    """The smallest and the largest number of a subplot; two zeros where there is none."""
+    row, column = place
+    traces = list(figure.select_traces({"type": "scatter"}, row=row, col=column))
+    values = np.concatenate([np.asarray(trace.y, float) for trace in traces])
+    known = values[np.isfinite(values)]
+    return (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)

@@ -39,13 +39,13 @@ def draw(runs: Sequence[Run]) -> go.Figure:
         rows,
         columns,
         subplot_titles=[g.named(26) for g, _ in maps],
-        vertical_spacing=0.25 / rows,
+        vertical_spacing=0.32 / rows,
         horizontal_spacing=0.08,
     )
     for i, (group, found) in enumerate(maps):
         row, column = divmod(i, columns)
         figure.add_trace(_heat(group, found), row=row + 1, col=column + 1)
-    styled(figure, height=110 + 290 * rows)
+    styled(figure, height=110 + 310 * rows)
     bar = {"title": {"text": "share of<br>rounds"}, "tickformat": ".0%"}
     figure.update_layout(coloraxis={"colorscale": "Cividis", "cmin": 0, "colorbar": bar})
     figure.update_xaxes(title={"text": "round"}, showgrid=False)

@@ -19,6 +19,8 @@ title = "Bytes by part"
 question = "What were the bytes: values, positions, scales, headers, catching up on missed rounds?"
 WAYS = {"up": "up: clients to server", "down": "down: server to clients"}
 PARTS = ("values", "indices", "scales", "seeds", "header", "catchup", "plan")
+PATTERNS = ("", "/", "x")
+"""One for each time that the colours begin again."""
 KEY = re.compile(r"comm/(up|down)_([a-z]+)_bytes")
 
 
@@ -29,7 +31,10 @@ def draw(runs: Sequence[Run]) -> go.Figure:
         raise NothingToShow("No run has counted its bytes by part.")
     figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=list(WAYS.values()))
     known = {part for g in drawn for run in g.runs for _, part in _parts(run)}
-    for part, colour in zip(_ordered(known), COLOURS * 3, strict=False):
+    for part in _ordered(known):
+        i = _ordered({*PARTS, *known}).index(part)  # the same look on every page
+        pattern = {"shape": PATTERNS[i // len(COLOURS) % len(PATTERNS)], "fillmode": "overlay"}
+        marker = {"color": COLOURS[i % len(COLOURS)], "pattern": {**pattern, "fgcolor": "#222"}}
         for column, way in enumerate(WAYS, start=1):
             means = [_mean(group, way, part) for group in drawn]
             bar = go.Bar(
@@ -39,7 +44,7 @@ def draw(runs: Sequence[Run]) -> go.Figure:
                 orientation="h",
                 legendgroup=part,
                 showlegend=column == 1,
-                marker={"color": colour},
+                marker=marker,
                 customdata=[human_bytes(value) for value in means],
                 hovertemplate="%{customdata}",
             )

@@ -41,6 +41,9 @@ def serve(paths: Sequence[str], port: int, headless: bool) -> None:
     command = arguments(paths, port, headless)
     from streamlit.web.cli import main
 
+    from fedsim.dashboards.app import ahead
+
+    ahead.begin(paths)
     print(f"dashboard: http://{HOST}:{port} (Ctrl-C ends it)", flush=True)
     main(command, standalone_mode=False)
 
@@ -52,12 +55,21 @@ def arguments(paths: Sequence[str], port: int, headless: bool) -> list[str]:
             "the dashboard needs Streamlit, which is not installed",
             hint="Try pip install 'fedsim-ft[dashboard]', or `fedsim report` for a page without it",
         )
-    find_runs(paths)
+    for path in paths:
+        _check_runs(path)
     _check_port(port)
     options = OPTIONS | {"server.port": str(port), "server.headless": str(headless).lower()}
     flags = [f"--{name}={value}" for name, value in options.items()]
     flags += [f"--server.allowedHosts={host}" for host in (HOST, "localhost")]
     return ["run", str(SCRIPT), *flags, "--", *paths]
+
+
+def _check_runs(path: str) -> None:
+    """Refuse a path without a run; what is there is read later."""
+    from fedsim.dashboards.app import loading
+
+    if not loading.stamps([path]):
+        find_runs([path])  # says what is wrong
 
 
 def _check_port(port: int) -> None:

@@ -150,6 +150,11 @@ class Compensated(Codec):
         with sensible(body):
             return self._received(body, like, before)
 
+    def residual(self, arrays: Arrays, state: Arrays) -> float | None:
+        """As the feedback measures it; None before the first message."""
+        memory = memory_of(state, arrays)
+        return self.feedback.residual(arrays, memory) if memory else None
+
     def alpha(self, like: Arrays) -> float:
         """That of the codec inside."""
         return self.inner.alpha(like)

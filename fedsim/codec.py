@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from fedsim.arrays import Arrays, add, non_finite
+from fedsim.arrays import Arrays, add, distance, non_finite, norm
 from fedsim.errors import PayloadError
 from fedsim.payload import HEADER, Chunk, Payload, Reader, Span, Writer, frame, unframe
 from fedsim.seeds import Seeds
@@ -189,6 +189,10 @@ class Codec(ABC):
         """
         return self.decode(payload, like)
 
+    def residual(self, arrays: Arrays, state: Arrays) -> float | None:
+        """L2 norm of what the receiver lacks of arrays just sent; None without error feedback."""
+        return None
+
     def decode(self, payload: Payload, like: Arrays) -> Arrays:
         """Decode into the names, dtypes and shapes of ``like``.
 
@@ -254,6 +258,16 @@ class Feedback(ABC):
         """The server's new estimate of the sender's update; the inverse of ``send``."""
         decoded = decode(like)
         return add(estimate, decoded) if self.differences else decoded
+
+    def residual(self, update: Arrays, memory: Memory) -> float:
+        """L2 norm of what the receiver lacks after a message.
+
+        This is the remembered ``error``; without one, the distance of the estimate from the update
+        (from the ``average`` of updates, where one is sent in its place).
+        """
+        if "error" in memory:
+            return norm(memory["error"])
+        return distance(memory.get("average", update), memory["estimate"])
 
 
 @contextmanager

@@ -9,10 +9,12 @@ from __future__ import annotations
 import csv
 import io
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
+from fedsim import fitting
 from fedsim.comparison import NUMBERS, Group, Row, Spread, Table, spread, table
 from fedsim.differences import DEFAULT, short_names
 from fedsim.records import Record, dumps
@@ -88,19 +90,23 @@ def to_csv(compared: Table) -> str:
 
 
 def print_table(compared: Table, console: Console | None = None) -> None:
-    """Print the runs, and below them the groups of several seeds, as rich tables."""
+    """Print the runs, and below them the groups of several seeds, as rich tables.
+
+    What is too wide for the terminal is left out in the order of ``SPARE``, and said.
+    """
     from rich.console import Console
     from rich.text import Text
 
     console = console or Console(width=None if sys.stdout.isatty() else 160)
-    console.print(_runs_table(compared))
+    in_columns = _options_fit(compared, console.width)
+    console.print(_runs_table(compared, console.width, in_columns))
     for row in compared.rows:
         if row.reason:
             console.print(Text(f"{row.label}, seed {row.seed}: {row.reason}", style="red"))
-    if has_option_table(compared):
+    if compared.options and not in_columns:
         console.print(_options_table(compared))
     if any(len(g.rows) > 1 for g in compared.groups):
-        console.print(_groups_table(compared))
+        console.print(_groups_table(compared, console.width))
 
 
 def columns(compared: Table) -> list[str]:
@@ -207,7 +213,7 @@ FOLDABLE = ("strategy", "codec", "seed", "rounds", "failed clients", "status")
 """Columns that move to the caption when all runs agree."""
 
 
-def layout(compared: Table) -> tuple[list[str], list[list[Cell]], str]:
+def layout(compared: Table, with_options: bool = True) -> tuple[list[str], list[list[Cell]], str]:
     """Headings, cells and caption of the table of runs.
 
     Columns of ``FOLDABLE`` in which several runs all agree are named in the caption instead; more
@@ -223,7 +229,7 @@ def layout(compared: Table) -> tuple[list[str], list[list[Cell]], str]:
     }
     keep = [i for i, heading in enumerate(headings) if heading not in common]
     headings, lines = [headings[i] for i in keep], [[line[i] for i in keep] for line in lines]
-    if not has_option_table(compared):
+    if with_options and not has_option_table(compared):
         more, values = option_layout(compared)
         headings += more[1:]
         lines = [a + b[1:] for a, b in zip(lines, values, strict=True)]
@@ -245,30 +251,69 @@ def option_list(compared: Table) -> tuple[list[str], list[list[Cell]], str]:
     """The same as one line of text per run, for more options than there is room for; a caption."""
     headings, lines = option_layout(compared)
     texts: list[list[Cell]] = []
+    usual = [
+        _usual([value for value, _ in column]) for column in list(zip(*lines, strict=True))[1:]
+    ]
     for (label, key), *values in lines:
-        pairs = zip(headings[1:], values, strict=True)
-        text = ", ".join(f"{heading}={value}" for heading, (value, _) in pairs if value != DEFAULT)
+        pairs = zip(headings[1:], values, usual, strict=True)
+        text = ", ".join(f"{heading}={value}" for heading, (value, _), own in pairs if value != own)
         texts.append([(label, key), (text, text)])
-    return ["run", "options that differ"], texts, "What is not named has its default."
+    shared = [f"{h}={v}" for h, v in zip(headings[1:], usual, strict=True) if v != DEFAULT]
+    most = f"Most runs: {', '.join(shared)}. " if shared else ""
+    caption = f"{most}What is not named {'is as there, or ' if most else ''}has its default."
+    return ["run", "options that differ"], texts, caption
+
+
+def _usual(values: Sequence[str]) -> str:
+    """The value that more than half of at least three runs have; else the default."""
+    value, count = Counter(values).most_common(1)[0]
+    return value if len(values) > 2 and 2 * count > len(values) else DEFAULT
 
 
 MAX_OPTION_COLUMNS = 10
 """More differing options than these are listed by the page as text, which also fits on paper."""
 
 
-def _runs_table(compared: Table) -> RichTable:
-    headings, lines, caption = layout(compared)
-    return _rich(headings, [[text for text, _ in line] for line in lines], caption)
+SPARE = (
+    "memory", "wall time", "failed clients", "rounds", "final", "epsilon", "energy",
+    "virtual time", "status", "down", "up", "codec", "strategy", "seed",
+)  # fmt: skip
+"""Columns that a narrow terminal does without, the first one first."""
+
+
+def _options_fit(compared: Table, width: int) -> bool:
+    """Whether the options can be columns of the table of runs."""
+    headings, lines, _ = layout(compared)
+    return not has_option_table(compared) and fitting.fits(headings, _texts(lines), width)
+
+
+def _runs_table(compared: Table, width: int, with_options: bool) -> RichTable:
+    headings, lines, caption = layout(compared, with_options)
+    return _fitted(headings, lines, caption, width)
 
 
 def _options_table(compared: Table) -> RichTable:
     headings, lines, caption = option_list(compared)
-    return _rich(headings, [[text for text, _ in line] for line in lines], caption)
+    return _rich(headings, _texts(lines), caption)
 
 
-def _groups_table(compared: Table) -> RichTable:
+def _groups_table(compared: Table, width: int) -> RichTable:
     headings, lines = group_layout(compared)
-    return _rich(headings, [[text for text, _ in line] for line in lines], GROUP_CAPTION)
+    return _fitted(headings, lines, GROUP_CAPTION, width)
+
+
+def _fitted(
+    headings: Sequence[str], lines: Sequence[Sequence[Cell]], caption: str, width: int
+) -> RichTable:
+    kept, texts, left_out = fitting.fit(headings, _texts(lines), width, SPARE)
+    if left_out:
+        missing = f"No room for: {', '.join(left_out)} (a wider terminal, --json and --csv have it)"
+        caption = f"{caption}\n{missing}" if caption else missing
+    return _rich(kept, texts, caption)
+
+
+def _texts(lines: Sequence[Sequence[Cell]]) -> list[list[str]]:
+    return [[text for text, _ in line] for line in lines]
 
 
 def _rich(headings: Sequence[str], lines: Sequence[Sequence[str]], caption: str) -> RichTable:
@@ -278,7 +323,8 @@ def _rich(headings: Sequence[str], lines: Sequence[Sequence[str]], caption: str)
 
     result = RichTable(box=box.SIMPLE_HEAD, caption=caption or None, caption_justify="left")
     for heading in headings:
-        justify: Literal["left", "right"] = "right" if is_number(heading) else "left"
+        number = is_number(heading.replace("\n", " "))
+        justify: Literal["left", "right"] = "right" if number else "left"
         result.add_column(Text(heading), justify=justify, overflow="fold")
     for line in lines:
         result.add_row(*map(Text, line))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 
-from fedsim.arrays import Arrays, add, scale, subtract
+from fedsim.arrays import Arrays, add, norm, scale, subtract
 
 STEP = 1e-2
 """Distance of the points between which gradients are compared, on either side."""
@@ -37,8 +36,3 @@ def largest_curvature(
         if not found:
             break
     return found
-
-
-def norm(arrays: Arrays) -> float:
-    """Length of all arrays together."""
-    return math.sqrt(sum(float(np.square(x, dtype=np.float64).sum()) for x in arrays.values()))

@@ -149,6 +149,7 @@ class EventStrategy(DeltaStrategy):
         step = self.arrive(push, self._weights, self.state)
         if step is None:
             return None
+        self._note_mean(step)
         updated = self.server_update(self._weights, step, self.state)
         self._weights = conform(updated, self._weights)
         self.version += 1

@@ -114,6 +114,12 @@ class Planner:
         self._rounds += 1
         return self.plan
 
+    @property
+    def chosen(self) -> list[float]:
+        """The planned option's value for each array, as last sent."""
+        candidates = self.codec.candidates()
+        return [candidates[i] for i in self.plan]
+
     def _reference(self) -> int:
         candidates = np.asarray(self.codec.candidates())
         return int(np.abs(candidates - self.codec.reference()).argmin())

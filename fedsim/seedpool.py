@@ -24,6 +24,8 @@ from fedsim.errors import ClientError, RunError
 
 SEEDS, SCALARS, ACCUMULATORS, PROBABILITIES = "seeds", "scalars", "accumulators", "probabilities"
 """Vectors in messages."""
+DRAWS = "draws"
+"""How often each seed was drawn, beside the sums of a block of clients; never travels."""
 CHANGED = "changed"
 """Positions in the pool that the accumulators of a partial message belong to."""
 _POOL, _ETA = "pool", "eta"
@@ -144,6 +146,12 @@ class SeedPool:
         np.add.at(sums, update[SEEDS].astype(np.intp), update[SCALARS].astype(np.float64))
         return sums
 
+    def draws(self, update: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """How often a client used each seed; NaN where it sent sums, which do not say."""
+        if SEEDS not in update:
+            return np.full(self.size, np.nan)
+        return np.bincount(update[SEEDS].astype(np.intp), minlength=self.size).astype(np.float64)
+
     def check(self, update: Mapping[str, NDArray[Any]]) -> None:
         """Refuse an update that is not a list of seeds and scalars of this pool.
 
@@ -188,6 +196,27 @@ def fingerprint(arrays: Mapping[str, NDArray[Any]]) -> int:
         digest.update(f"{name} {x.dtype.str} {x.shape}\n".encode())
         digest.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
     return digest.intdigest()
+
+
+def effective(weights: NDArray[Any]) -> float:
+    """The exponential of the entropy: how many seeds are in use, if all were used alike.
+
+    >>> effective(np.array([2.0, 2.0, 0.0, 0.0]))
+    2.0
+    """
+    shares = weights[weights > 0] / weights.sum(dtype=np.float64)
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def tenths(draws: NDArray[np.float64]) -> list[float]:
+    """Share of all draws that fell on each tenth of the pool, the most drawn seeds first.
+
+    >>> tenths(np.array([1.0, 3, 0, 0, 0, 0, 0, 0, 0, 0]))
+    [0.75, 0.25, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    """
+    parts = np.array_split(np.sort(draws)[::-1], 10)
+    total = draws.sum()
+    return [round(float(part.sum() / total), 6) for part in parts]
 
 
 def unsigned(values: Sequence[int] | NDArray[Any], below: int) -> NDArray[Any]:

@@ -21,6 +21,7 @@ from fedsim.arrays import Arrays, conform, sha256
 from fedsim.assembly import build_strategy, connect, describe, event_loop, launched, open_grid
 from fedsim.checkpoint import Checkpoint, Checkpoints, restore_strategy
 from fedsim.data import partition
+from fedsim.engine import internals
 from fedsim.engine.blocks import Report
 from fedsim.engine.event_loop import EventLoop
 from fedsim.engine.grid import WorkerGrid
@@ -216,7 +217,9 @@ class Simulation:
             aggregated, metrics = self.events.until_update(self.scenario.max_failed_fraction)
         else:
             aggregated, metrics = self.train(server_round, grid, arrays)
-        record = self.account(server_round, grid.take_reports())
+        reports = grid.take_reports()
+        record = self.account(server_round, reports)
+        record |= internals.of_round(grid, self.strategy, reports, arrays, aggregated)
         record["clients/retried"] = grid.take_retried()
         record |= _prefixed("train/", metrics, remove="train_")
         arrays = arrays if aggregated is None else aggregated
@@ -327,6 +330,7 @@ def _row(server_round: int, stage: str, report: Report) -> Record:
         "status": report.status,
         "num_examples": report.num_examples,
         **report.metrics,
+        **report.internals,
         "up_bytes": report.up_bytes,
         "down_bytes": report.down_bytes,
         "time/wall_s": round(report.wall_s, 4),

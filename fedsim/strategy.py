@@ -9,6 +9,7 @@ carry deltas, and on a plain Flower grid, where replies carry weights. Stock str
 from __future__ import annotations
 
 import logging
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -38,7 +39,7 @@ from flwr.serverapp.strategy import (
 )
 from numpy.typing import NDArray
 
-from fedsim.arrays import Arrays, WeightedMean, conform, subtract
+from fedsim.arrays import Arrays, WeightedMean, conform, norm, subtract
 from fedsim.errors import PluginError
 from fedsim.seeds import Seeds
 
@@ -97,6 +98,23 @@ class DeltaStrategy(Strategy):
     def state(self) -> State:
         """Everything that lives between rounds; checkpointed by the engine."""
         return {}
+
+    @cached_property
+    def _notes(self) -> dict[str, Any]:
+        return {}
+
+    def note(self, **numbers: float | list[float]) -> None:
+        """Report numbers of this round, such as the norm of a momentum.
+
+        They go to rounds.jsonl as ``agg/<name>``, lists too.
+        """
+        self._notes.update(numbers)
+
+    def take_notes(self) -> dict[str, Any]:
+        """What was noted since the last call."""
+        notes = dict(self._notes)
+        self._notes.clear()
+        return notes
 
     @abstractmethod
     def server_update(self, weights: Arrays, delta: Arrays, state: State) -> Arrays:
@@ -158,7 +176,9 @@ class DeltaStrategy(Strategy):
             return None, None
         self.total_weight = mean.weight
         self.cohort = {c: w for c, w in self.cohort.items() if c not in failed}
-        updated = self.server_update(self._weights, mean.result(), self.state)
+        delta = mean.result()
+        self._note_mean(delta)
+        updated = self.server_update(self._weights, delta, self.state)
         return to_record(conform(updated, self._weights)), metrics.result()
 
     def configure_evaluate(
@@ -186,6 +206,13 @@ class DeltaStrategy(Strategy):
     def summary(self) -> None:
         """Log the settings."""
         log.info("%s(%s)", type(self).__name__, vars(self))
+
+    def _note_mean(self, delta: Arrays) -> None:
+        if "delta" in self.accepts:  # packed vectors have another length
+            self.note(mean_norm=norm(delta))
+        if weights := self.cohort.values():
+            mean = math.fsum(weights) / len(weights)
+            self.note(weight_min=min(weights), weight_mean=mean, weight_max=max(weights))
 
     def _sample(self, stream: str, server_round: int, fraction: float, grid: Grid) -> list[int]:
         nodes = grid.get_node_ids()

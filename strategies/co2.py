@@ -17,14 +17,13 @@ The last round's answers are still on their way when the run ends.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, PositiveFloat
 
-from fedsim.arrays import Arrays, add, scale, subtract
+from fedsim.arrays import Arrays, add, distance, norm, scale
 from fedsim.strategy import DeltaStrategy, State
 
 EPSILON = 1e-12
@@ -57,6 +56,7 @@ class CO2(DeltaStrategy):
     def server_update(self, weights: Arrays, delta: Arrays, state: State) -> Arrays:
         """Step by what arrived; what the clients have just sent waits for the next round."""
         gap = self._gap(weights, state)
+        self.note(staleness_gap=gap)
         arrived = delta
         if self.delay:
             arrived, state["pending"] = state.get("pending", {}), delta
@@ -66,7 +66,9 @@ class CO2(DeltaStrategy):
         if "momentum" in state:
             step = add(scale(state["momentum"], self.server_momentum), step)
         if self.clip is not None:
+            self.note(clipped_share=_share_beyond(step, self.clip))
             step = {n: np.asarray(np.clip(x, -self.clip, self.clip)) for n, x in step.items()}
+        self.note(momentum_norm=norm(step))
         state["momentum"] = step
         return add(weights, scale(step, self.server_learning_rate))
 
@@ -77,12 +79,13 @@ class CO2(DeltaStrategy):
         if "start" not in state:
             state.update(start=weights, moved=0.0, moves=0)
             return 1.0
-        moved = _norm(subtract(weights, state["start"]))
+        moved = distance(weights, state["start"])
         state.update(start=weights, moved=state["moved"] + moved, moves=state["moves"] + 1)
         pace: float = state["moved"] / state["moves"]
         return 1.0 + moved / (pace + EPSILON)
 
 
-def _norm(arrays: Arrays) -> float:
-    squares = (float(np.square(x, dtype=np.float64).sum()) for x in arrays.values())
-    return math.sqrt(math.fsum(squares))
+def _share_beyond(arrays: Arrays, limit: float) -> float:
+    """Share of entries that are longer than a limit."""
+    beyond = sum(int(np.count_nonzero(np.abs(x) > limit)) for x in arrays.values())
+    return beyond / sum(x.size for x in arrays.values())

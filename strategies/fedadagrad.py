@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import PositiveFloat
 
-from fedsim.arrays import Arrays
+from fedsim.arrays import Arrays, norm
 from fedsim.strategy import DeltaStrategy, State
 
 
@@ -35,6 +35,7 @@ class FedAdagrad(DeltaStrategy):
         """Accumulate squares, then step."""
         v = state.get("v") or {k: np.zeros_like(x) for k, x in delta.items()}
         state["v"] = {k: v[k] + delta[k] ** 2 for k in delta}
+        self.note(second_moment_norm=norm(state["v"]))
         return {
             k: w + self.eta * delta[k] / (np.sqrt(state["v"][k]) + self.tau)
             for k, w in weights.items()

@@ -17,7 +17,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, PositiveFloat
 
-from fedsim.arrays import Arrays
+from fedsim.arrays import Arrays, norm
 from fedsim.strategy import DeltaStrategy, State
 
 
@@ -47,6 +47,7 @@ class FedAdam(DeltaStrategy):
         state["v"] = {k: self.beta_2 * v[k] + (1 - self.beta_2) * delta[k] ** 2 for k in delta}
         state["t"] = state.get("t", 0) + 1
         eta = self._step_size(state["t"])
+        self.note(momentum_norm=norm(state["m"]), second_moment_norm=norm(state["v"]))
         return {
             k: w + eta * state["m"][k] / (np.sqrt(state["v"][k]) + self.tau)
             for k, w in weights.items()

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from pydantic import Field, PositiveFloat
 
-from fedsim.arrays import Arrays, add, scale
+from fedsim.arrays import Arrays, add, norm, scale
 from fedsim.strategy import DeltaStrategy, State
 
 
@@ -36,4 +36,5 @@ class FedAvgM(DeltaStrategy):
         if "momentum" in state:
             delta = add(scale(state["momentum"], self.server_momentum), delta)
         state["momentum"] = delta
+        self.note(momentum_norm=norm(delta))
         return add(weights, scale(delta, self.server_learning_rate))

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from fedsim.arrays import Arrays, add, scale
+from fedsim.arrays import Arrays, add, norm, scale
 from fedsim.event_strategy import EventStrategy, Push
 from fedsim.strategies.fedasync import polynomial
 from fedsim.strategy import State
@@ -66,4 +66,5 @@ class FedBuff(EventStrategy):
             delta = add(scale(state["momentum"], self.server_momentum), delta)
         if self.server_momentum:
             state["momentum"] = delta
+            self.note(momentum_norm=norm(delta))
         return add(weights, scale(delta, self.server_learning_rate))

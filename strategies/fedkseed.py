@@ -30,12 +30,15 @@ from fedsim.directions import VERSION, Kind
 from fedsim.errors import PluginError
 from fedsim.seedpool import (
     ACCUMULATORS,
+    DRAWS,
     PROBABILITIES,
     SCALARS,
     SEEDS,
     SeedPool,
     check_version,
+    effective,
     fingerprint,
+    tenths,
 )
 from fedsim.strategy import DELTA, DeltaStrategy, State, to_arrays
 
@@ -109,6 +112,7 @@ class FedKSeed(DeltaStrategy):
         total = (before + delta[ACCUMULATORS]).astype(np.float32)
         difference = total.astype(np.float64) - before
         state["accumulators"], state["updates"] = total, state.get("updates", 0) + 1
+        self._note_draws(delta[DRAWS], state)
         if "changed" in state:
             state["changed"][difference != 0] = state["updates"]
         initial, threads = self._initial(), os.cpu_count() or 1
@@ -128,9 +132,12 @@ class FedKSeed(DeltaStrategy):
 
     def sums(self, update: Arrays) -> Arrays:
         """A client's pairs as one sum for each seed; ``pro`` remembers the pairs."""
+        if DRAWS in update:  # of a block of clients
+            return update
         if self.pro:
             self._remember(update)
-        return {ACCUMULATORS: self._any_pool(start=0).dense(update)}
+        pool = self._any_pool(start=0)
+        return {ACCUMULATORS: pool.dense(update), DRAWS: pool.draws(update)}
 
     def _delta(self, content: RecordDict) -> Arrays:
         records = content.array_records
@@ -145,6 +152,14 @@ class FedKSeed(DeltaStrategy):
         seeds = update[SEEDS].astype(np.intp)
         np.add.at(self._history("sums", self.grad_initial), seeds, sizes)
         np.add.at(self._history("counts", 1.0), seeds, 1.0)
+
+    def _note_draws(self, draws: NDArray[np.float64], state: State) -> None:
+        """Note how evenly seeds are drawn, in this round and over the run."""
+        if self.pro:
+            self.note(probable_seeds=effective(self.probabilities()))
+        if draws.sum() > 0:  # sums of scalars do not tell
+            state["draws"] = state.get("draws", 0.0) + draws
+            self.note(drawn_seeds=effective(draws), drawn_tenths=tenths(state["draws"]))
 
     def _history(self, name: str, first: float) -> NDArray[np.float64]:
         history: NDArray[np.float64] = self.state.setdefault(

@@ -16,7 +16,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, PositiveFloat
 
-from fedsim.arrays import Arrays
+from fedsim.arrays import Arrays, norm
 from fedsim.strategy import DeltaStrategy, State
 
 
@@ -45,6 +45,7 @@ class FedYogi(DeltaStrategy):
         state["v"] = {
             k: v[k] - (1 - self.beta_2) * square[k] * np.sign(v[k] - square[k]) for k in delta
         }
+        self.note(momentum_norm=norm(state["m"]), second_moment_norm=norm(state["v"]))
         return {
             k: w + self.eta * state["m"][k] / (np.sqrt(state["v"][k]) + self.tau)
             for k, w in weights.items()

@@ -25,7 +25,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from fedsim.arrays import Arrays
+from fedsim.arrays import Arrays, norm
 from fedsim.directions import truncated_variance
 from fedsim.errors import PluginError
 from fedsim.projection import (
@@ -127,6 +127,7 @@ class Ferret(DeltaStrategy):
         if self.server_momentum:
             table = table + self.server_momentum * state.get("momentum", np.zeros_like(table))
             state["momentum"] = table
+            self.note(momentum_norm=norm({COEFFICIENTS: table}))
         step = Step(tuple(seed for seed, _ in found), self._clipped(self.rate() * table))
         moved = {name: weights[name].copy() for block in self._blocks() for name in block}
         step.apply(moved, self._blocks(), os.cpu_count() or 1)

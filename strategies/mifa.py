@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import PositiveFloat
 
-from fedsim.arrays import Arrays, add, scale, subtract
+from fedsim.arrays import Arrays, add, norm, scale, subtract
 from fedsim.strategy import DeltaStrategy, State
 
 
@@ -54,4 +54,5 @@ class MIFA(DeltaStrategy):
         zeros = {name: np.zeros_like(x) for name, x in change.items()}
         share = self.total_weight / (self.num_clients or 1)
         state["mean"] = add(state.get("mean", zeros), scale(change, share))
+        self.note(memory_norm=norm(state["mean"]))
         return state["mean"]  # type: ignore[no-any-return]

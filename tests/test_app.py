@@ -2,6 +2,7 @@
 
 import base64
 import json
+import queue
 import re
 import socket
 import sys
@@ -13,10 +14,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from fedsim.dashboards import page, serve
-from fedsim.dashboards.app import choosing
+from fedsim.dashboards.app import ahead, choosing, loading, views
 from fedsim.dashboards.panel import NothingToShow
 from fedsim.errors import OutputError
 from fedsim.results import Run, RunFolder
+from fedsim.units import MISSING
 from tests.command import Command, real
 from tests.run_folders import make_run, scenario
 
@@ -268,6 +270,22 @@ def test_the_app_loads_neither_torch_nor_ray(runs, tmp_path):
     )
     done = real(tmp_path, sys.executable, "-c", code)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_figures_are_drawn_ahead_for_the_runs_that_are_looked_at(runs, monkeypatch):
+    drawn = queue.SimpleQueue()
+    monkeypatch.setattr(ahead, "_offers", None)
+    monkeypatch.setattr(views, "figure", lambda name, some, given: drawn.put((name, some)))
+    some = loading.runs(loading.stamps([str(runs)]))
+    ahead.offer(some)  # of an app that nobody serves
+    ahead.begin([str(runs)])
+    ahead.offer(some[:1])
+    found = [drawn.get(timeout=30) for _ in views.panel_names()]
+    assert found == [(name, some[:1]) for name in views.panel_names()]
+
+
+def test_what_was_not_measured_is_a_dash(app):
+    assert {frame.proto.placeholder for frame in app.dataframe} == {MISSING}
 
 
 def test_a_run_is_read_again_only_when_it_changed(app, runs, monkeypatch):

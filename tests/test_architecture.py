@@ -26,7 +26,7 @@ LAYERS = [
     {"availability", "devices", "clock", "selection", "selectors"},
     {"partners", "scenario"},
     {"results", "models", "data"},
-    {"codecs", "feedback", "wire", "task", "differences", "comparison", "progress"},
+    {"codecs", "feedback", "wire", "task", "differences", "comparison", "fitting", "progress"},
     {"compare", "client_table"},
     {"tasks", "client", "cost", "strategy", "event_strategy"},
     {"engine", "ledger", "checkpoint", "events"},

@@ -115,6 +115,28 @@ def test_the_report_opens_from_disk_and_shows_the_run_folders(page, runs, tmp_pa
     assert kept_here(page, "file://")
 
 
+def test_on_paper_long_figures_are_cut_between_their_rows(page, tmp_path):
+    folder = RunFolder.create(tmp_path / "runs", scenario(), None)
+    for n in range(3):
+        folder.add_round({"round": n, **{f"agg/key_{k}": float(n) for k in range(15)}})
+    write_page(find_runs([tmp_path / "runs"]), tmp_path / "report.html")
+    page.goto((tmp_path / "report.html").as_uri())
+    figure = page.locator("#panel-inside-the-methods")
+    expect(figure.locator(".main-svg").first).to_be_visible()
+    height = figure.evaluate("f => f.layout.height")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    pieces = page.locator(".piece").evaluate_all("all => all.map(p => p.offsetHeight)")
+    assert len(pieces) == 3  # five rows
+    assert sum(pieces) == pytest.approx(height, abs=2)
+    assert max(pieces) < 700  # of A4, lying
+    expect(figure).not_to_be_visible()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    expect(page.locator(".piece")).to_have_count(0)
+    expect(figure).to_be_visible()
+    assert figure.evaluate("f => f.layout.height") == height
+    assert page.wrong == []
+
+
 def test_the_x_axis_of_the_report_switches_to_bytes_and_back(page, runs, tmp_path):
     write_page(find_runs([runs]), tmp_path / "report.html")
     page.goto((tmp_path / "report.html").as_uri())

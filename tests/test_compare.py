@@ -114,6 +114,44 @@ def test_many_differing_options_get_a_table_of_their_own(tmp_path: Path) -> None
     assert "[q, v]" in html
 
 
+def test_what_most_runs_share_is_said_once(tmp_path: Path) -> None:
+    engine = {"backend": "inline", "workers": 2, "threads_per_worker": 3, "address": "auto"}
+    data = {"path": "sklearn:digits", "test_fraction": 0.5}
+    runs = [
+        make_run(tmp_path, values={"name": n, "engine": engine, "data": data}) for n in ("a", "b")
+    ]
+    compared = compare.table([*runs, make_run(tmp_path, values={"name": "c"})])
+    assert compare.has_option_table(compared)
+    _, lines, caption = compare.option_list(compared)
+    assert [line[1][0] for line in lines][:2] == ["", ""]
+    assert "test_fraction=(default)" in lines[2][1][0]
+    assert caption.startswith("Most runs: ")
+    assert "test_fraction=0.5" in caption
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
+def test_tables_fit_the_terminal_and_say_what_they_leave_out(tmp_path: Path, width: int) -> None:
+    names = ["a-name-of-some-length", "another-name"]
+    strategy = {"name": "fedavgm", "server_momentum": 0.5}
+    runs = [make_run(tmp_path, values={"name": n, "seed": s}) for n in names for s in (0, 1)]
+    runs.append(make_run(tmp_path, values={"name": "third", "strategy": strategy}))
+    console = Console(width=width, file=io.StringIO(), record=True)
+    compare.print_table(compare.table(runs), console)
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    for cell in ("0.5 (round 1)", "another-name", "server_momentum"):  # whole, on one line
+        assert cell in text
+    everything = ["memory", "energy", "status", "wall time"]
+    flat = " ".join(text.split())
+    missing = flat.partition("No room for: ")[2].partition("(")[0]
+    if width == 200:
+        assert not missing
+        assert all(name in flat for name in everything)
+    if width <= 80:
+        assert "memory" in missing
+        assert "--json" in flat
+
+
 def test_json_is_exact(tmp_path: Path) -> None:
     run = make_run(tmp_path, up=1_234_567, failed=1)
     record = json.loads(compare.to_json(compare.table([run])))

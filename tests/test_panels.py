@@ -19,6 +19,7 @@ from fedsim.dashboards import (
     layers,
     page,
     participation,
+    parts,
     score,
     staleness,
     target,
@@ -284,6 +285,58 @@ def test_staleness_and_internals(tmp_path: Path) -> None:
     assert internals.own_keys([run]) == ["privacy/epsilon", "agg/update_norm"]
     epsilon, _ = internals.draw([run]).data
     assert (list(epsilon.x), list(epsilon.y)) == ([1, 2], [1, 2])
+
+
+def test_internals_are_grouped_and_name_their_units(tmp_path: Path) -> None:
+    rounds: list[Record] = [
+        {},
+        {
+            "agg/zeta": 5,
+            "agg/momentum_norm": 2,
+            "agg/update_norm": 0.01,
+            "agg/drawn_tenths": [1, 0],
+        },
+        {"agg/update_norm": 1.0, "agg/drawn_tenths": [0.75, 0.25], "privacy/epsilon": 1},
+    ]
+    figure = internals.draw([written(tmp_path, rounds)])
+    titles = [a.text for a in figure.layout.annotations]
+    assert titles == [
+        "Privacy: spent so far",
+        "Updates: clients' mean length",
+        "Server: momentum",
+        "Seeds: draws of the whole run",
+        "agg/zeta",
+    ]
+    layout = figure.layout
+    assert [layout.yaxis2.title.text, layout.yaxis5.title.text] == ["L2 norm", "zeta"]
+    assert [layout.yaxis2.type, layout.yaxis3.type] == ["log", None]  # 0.01 and 1; 2
+    assert layout.xaxis4.title.text == "tenth of the pool, most drawn first"
+    tenths = figure.data[3]
+    assert (list(tenths.x), list(tenths.y)) == ([1, 2], [0.75, 0.25])  # the last list
+    assert drawing.notes(figure) == [internals.LISTS]
+
+
+def test_a_run_missing_from_the_first_subplot_is_in_the_legend(tmp_path: Path) -> None:
+    a = written(tmp_path, [{}, {"agg/first": 1.0, "agg/second": 1.0}], name="a")
+    b = written(tmp_path, [{}, {"agg/second": 2.0}], name="b")
+    entries = [(t.name, len(t.x)) for t in internals.draw([b, a]).data if t.showlegend]
+    assert sorted(entries) == [("a", 1), ("b", 1)]
+    ranks = [t.legendrank for t in internals.draw([b, a]).data if t.name == "b"]
+    assert set(ranks) == {1000}
+
+
+def test_runs_without_devices_take_no_place_among_classes(tmp_path: Path) -> None:
+    plain = [written(tmp_path, [{}, {"time/wall_s": 1.0}], name=f"r{n}") for n in range(13)]
+    figure = classes.draw([*plain, make_full_run(tmp_path, name="phones")])
+    assert set(figure.data[0].y[0]) == {"phones"}
+    assert not any("Only the first" in text for text in drawing.notes(figure))
+
+
+def test_every_part_of_the_bytes_looks_different(tmp_path: Path) -> None:
+    totals = {f"comm/up_{part}_bytes": 10 for part in (*parts.PARTS, "partial", "rest")}
+    figure = parts.draw([written(tmp_path, [{}, totals])])
+    looks = {(t.marker.color, t.marker.pattern.shape) for t in figure.data if t.showlegend}
+    assert len(looks) == len(totals)
 
 
 def test_single_clients_are_read_from_so_many_runs_only(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,9 +31,10 @@ def runs(stamped: Stamps) -> list[Run]:
     return sorted((run for run in found if run), key=lambda run: (run.started, run.path))
 
 
-def stamp_of(run: Run) -> tuple[str, Stamp]:
-    """What changes when the run does, to remember figures by."""
-    return str(run.path), _stamp(run.path)
+def stamp_of(some: Sequence[Run]) -> str:
+    """What changes when one of the runs does, to remember figures and tables by."""
+    found = [(str(run.path), _stamp(run.path)) for run in some]
+    return hashlib.sha256(repr(found).encode()).hexdigest()  # Streamlit hashes texts quickly
 
 
 def _folders(path: str) -> list[Path]:

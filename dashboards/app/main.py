@@ -6,7 +6,7 @@ import sys
 
 import streamlit as st
 
-from fedsim.dashboards.app import choosing, loading, views
+from fedsim.dashboards.app import ahead, choosing, loading, views
 from fedsim.dashboards.app.loading import Stamps
 
 FOLLOW_S = 2.0  # between looks at the run folders
@@ -29,6 +29,7 @@ def main(paths: list[str]) -> None:
         st.info("No run is chosen: change the choice in the sidebar.")
         return
     views.VIEWS[view](chosen)
+    ahead.offer(chosen)
 
 
 @st.fragment(run_every=FOLLOW_S)

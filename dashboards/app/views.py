@@ -15,6 +15,7 @@ from fedsim import compare, tables
 from fedsim.dashboards import options, page
 from fedsim.dashboards.app import loading
 from fedsim.dashboards.app.choosing import plain, settings
+from fedsim.dashboards.drawing import notes
 from fedsim.dashboards.panel import NothingToShow
 from fedsim.results import Run
 from fedsim.units import MISSING
@@ -34,7 +35,7 @@ def overview(runs: Sequence[Run]) -> None:
             _progress(run)
     compared = compare.table(runs)
     headings, lines, caption = compare.layout(compared)
-    st.dataframe(_frame(headings, lines), hide_index=True, alt="Table of runs")
+    st.dataframe(_frame(headings, lines), hide_index=True, placeholder=MISSING, alt="Table of runs")
     st.caption(plain(caption))
     for row in compared.rows:
         if row.reason:
@@ -70,7 +71,9 @@ def scenarios(runs: Sequence[Run]) -> None:
     compared = compare.table(runs)
     headings, lines = compare.option_layout(compared)
     if compared.options:
-        st.dataframe(_frame(headings, lines), hide_index=True, alt="Options that differ")
+        st.dataframe(
+            _frame(headings, lines), hide_index=True, placeholder=MISSING, alt="Options that differ"
+        )
     else:
         st.info("These runs do not differ, but perhaps in name, seed, strategy and codec.")
     labels = {
@@ -89,9 +92,11 @@ def data(runs: Sequence[Run]) -> None:
     """The numbers behind everything, to look at and to download."""
     st.header("Data")
     name = st.radio("Table", list(tables.TABLES), horizontal=True)
-    frame = _table(name, tuple(loading.stamp_of(run) for run in runs), list(runs))
+    frame = _table(name, loading.stamp_of(runs), list(runs))
     st.caption(f"{len(frame):,} rows, {len(frame.columns)} columns")
-    st.dataframe(frame.head(PREVIEW_ROWS), hide_index=True, alt=f"Table {name}")
+    st.dataframe(
+        frame.head(PREVIEW_ROWS), hide_index=True, placeholder=MISSING, alt=f"Table {name}"
+    )
     if len(frame) > PREVIEW_ROWS:
         st.caption(f"The first {PREVIEW_ROWS:,} rows are shown; downloads have all.")
     csv, parquet = st.columns(2)
@@ -125,7 +130,7 @@ VIEWS: dict[str, Callable[[Sequence[Run]], None]] = {
 
 
 @st.cache_resource(max_entries=6, show_spinner=False)
-def _table(name: str, stamps: tuple[Any, ...], _runs: list[Run]) -> pd.DataFrame:
+def _table(name: str, stamp: str, _runs: list[Run]) -> pd.DataFrame:
     """One of the tables; made again when a run changes."""
     return tables.TABLES[name](_runs)
 
@@ -142,26 +147,39 @@ def _progress(run: Run) -> None:
 def _over_seeds(compared: compare.Table) -> None:
     headings, lines = compare.group_layout(compared)
     st.subheader("Over seeds")
-    st.dataframe(_frame(headings, lines), hide_index=True, alt="Table over seeds")
+    st.dataframe(
+        _frame(headings, lines), hide_index=True, placeholder=MISSING, alt="Table over seeds"
+    )
     st.caption(compare.GROUP_CAPTION)
 
 
 def _panel(name: str, runs: Sequence[Run], given: dict[str, Any]) -> None:
-    stamps = tuple(loading.stamp_of(run) for run in runs)
-    figure = _figure(name, stamps, tuple(sorted(given.items())), list(runs))
-    if isinstance(figure, str):
-        st.info(f"Nothing to show: {plain(figure)}")
+    drawn = figure(name, runs, given)
+    if isinstance(drawn, str):
+        st.info(f"Nothing to show: {plain(drawn)}")
         return
     title = options.by_name()[name].title
-    st.plotly_chart(figure, theme=None, key=f"figure {name}", config=page.CONFIG, alt=title)
-    _download(st, f"{name}.html", "text/html", lambda: figure.to_html().encode(), "Figure as HTML")
+    st.plotly_chart(drawn, theme=None, key=f"figure {name}", config=page.CONFIG, alt=title)
+    for text in notes(drawn):
+        st.caption(plain(text))
+    _download(st, f"{name}.html", "text/html", lambda: drawn.to_html().encode(), "Figure as HTML")
+
+
+def panel_names() -> list[str]:
+    """The panels, in the order of the page."""
+    return list(options.by_name())
+
+
+def figure(name: str, runs: Sequence[Run], given: dict[str, Any]) -> go.Figure | str:
+    """The figure of a panel, or why there is none; kept until runs or settings change."""
+    stamp = loading.stamp_of(runs)
+    return _figure(name, stamp, tuple(sorted(given.items())), list(runs))
 
 
 @st.cache_resource(max_entries=200, show_spinner=False)
 def _figure(
-    name: str, stamps: tuple[Any, ...], given: tuple[tuple[str, Any], ...], _runs: list[Run]
+    name: str, stamp: str, given: tuple[tuple[str, Any], ...], _runs: list[Run]
 ) -> go.Figure | str:
-    """The figure of a panel, or why there is none; drawn again when runs or settings change."""
     try:
         return options.by_name()[name].draw(_runs, **dict(given))
     except NothingToShow as reason:

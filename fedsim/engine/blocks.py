@@ -109,6 +109,7 @@ it vanished at work; it became unavailable; it answered too late; too few others
 class Report:
     """What happened to one client in one round.
 
+    ``internals`` are the engine's own numbers of an update (see ``fedsim.engine.internals``);
     ``up_layers`` and ``down_layers`` hold bytes by array and part, where the scenario asks for
     them; ``spent`` and ``trip`` are known where the scenario has devices.
     """
@@ -117,6 +118,7 @@ class Report:
     status: Status = "ok"
     num_examples: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    internals: dict[str, float] = field(default_factory=dict)
     up_bytes: int = 0
     up_parts: dict[str, int] = field(default_factory=dict)
     down_bytes: int = 0

@@ -75,6 +75,10 @@ class Downlink:
                 parts["catchup"] = missed
         report.down_parts, report.down_bytes = parts, sum(parts.values())
 
+    def residual(self, arrays: Arrays) -> float | None:
+        """How far the receivers' copy is from the weights last sent; None without feedback."""
+        return self.codec.residual(arrays, self._state)
+
     def _reference(self, arrays: Arrays) -> Arrays | None:
         if not isinstance(self.codec, Compensated):
             return None

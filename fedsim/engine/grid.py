@@ -22,6 +22,7 @@ from fedsim.codec import Payload
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report, bundled, cut
 from fedsim.engine.checks import decode_update
 from fedsim.engine.downlink import Downlink, one_content_only
+from fedsim.engine.internals import note_decoded
 from fedsim.engine.messages import (
     Answered,
     Group,
@@ -38,12 +39,7 @@ from fedsim.engine.worker import Recipe
 from fedsim.errors import PayloadError
 from fedsim.lgreco import Planner
 from fedsim.seeds import Seeds
-from fedsim.strategy import (
-    ARRAYS,
-    DELTA,
-    PACKED,
-    to_arrays,
-)
+from fedsim.strategy import ARRAYS, DELTA, PACKED, to_arrays
 from fedsim.task import merge_totals
 
 if TYPE_CHECKING:
@@ -394,7 +390,9 @@ class WorkerGrid(MessageGrid):
     def _decoded(self, group: Group, block: Block, report: Report, payload: Payload) -> Arrays:
         if self._packed:
             return wire.unpack(payload)
-        return decode_update(self.codecs.up, payload, group.sent, block.residual(report.client))
+        residual = block.residual(report.client)
+        delta = decode_update(self.codecs.up, payload, group.sent, residual)
+        return note_decoded(report, delta, self.codecs.up)
 
     def _hand(self, delta: Arrays, group: Group) -> tuple[str, Arrays]:
         return (DELTA, delta) if self.deltas else (ARRAYS, add(group.sent, delta))

@@ -30,6 +30,7 @@ from fedsim.engine.checks import (
     decode_update,
 )
 from fedsim.engine.gradients import mean_gradient
+from fedsim.engine.internals import note_decoded, note_update
 from fedsim.engine.process import peak_bytes, preserved_generators, time_limit
 from fedsim.errors import FedsimError, ModelError, ScenarioError
 from fedsim.scenario import Scenario
@@ -126,7 +127,7 @@ class Worker:
                         payload, kept = self._encode(update, report, block, broadcast.plan)
                     residual = block.residual(client)
                     if block.reduce:
-                        summand = self._summand(payload, received, residual)
+                        summand = self._summand(payload, received, residual, update, report)
                         mean.update(summand, block.weight(client, update.num_examples))
                     else:
                         result.payloads.append(payload.data)
@@ -246,12 +247,15 @@ class Worker:
             self._received = (broadcast.key, received)
         return self._received[1]
 
-    def _summand(self, payload: Payload, received: Arrays, residual: Arrays) -> Arrays:
+    def _summand(
+        self, payload: Payload, received: Arrays, residual: Arrays, update: Update, report: Report
+    ) -> Arrays:
         """What a client adds to the mean of its block."""
         if self._packed:
             summand: Arrays = self.method.summand(wire.unpack(payload), received)
             return summand
-        return decode_update(self.codecs.up, payload, self.like, residual)
+        decoded = decode_update(self.codecs.up, payload, self.like, residual)
+        return note_decoded(report, decoded, self.codecs.up, update.arrays)
 
     def _train_at_once(self, block: Block, received: Arrays) -> dict[int, Update | Exception]:
         """Updates, or the common failure, of a method that trains a block in one go."""
@@ -324,6 +328,7 @@ class Worker:
             payload = wire.pack(update.arrays)
         else:
             payload = self.codecs.up.encode(update.arrays, kept, sender)
+            note_update(report, update.arrays, self.codecs.up, kept)
         report.num_examples = update.num_examples
         report.up_bytes, report.up_parts = payload.num_bytes, dict(payload.parts)
         if self.scenario.codec.by_layer:
