@@ -284,6 +284,15 @@ def test_figures_are_drawn_ahead_for_the_runs_that_are_looked_at(runs, monkeypat
     assert found == [(name, some[:1]) for name in views.panel_names()]
 
 
+def test_of_many_runs_the_first_panels_are_drawn(app, monkeypatch):
+    monkeypatch.setattr(views, "MANY_RUNS", 2)
+    test = view(app, "Figures")
+    assert titles(test) == [panel.title for panel in page.panels()[:4]]
+    assert "Of 3 runs, the first 4 panels are drawn; add others." in [c.value for c in test.caption]
+    test.multiselect(key="panels").select("health").run()
+    assert titles(test)[-1] == "Health"
+
+
 def test_what_was_not_measured_is_a_dash(app):
     assert {frame.proto.placeholder for frame in app.dataframe} == {MISSING}
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 PREVIEW_ROWS = 1000
 MAX_LOG_LINES = 200
+MANY_RUNS = 40
+"""With more runs, a browser takes seconds for all panels; it gets the ``FIRST_PANELS``."""
+FIRST_PANELS = 4
 
 
 def overview(runs: Sequence[Run]) -> None:
@@ -48,13 +51,16 @@ def figures(runs: Sequence[Run]) -> None:
     """Panels, with sliders for what they can be told."""
     st.header("Figures")
     panels = options.by_name()
+    few = len(runs) > MANY_RUNS
     names = st.multiselect(
         "Panels",
         list(panels),
-        default=list(panels),
+        default=list(panels)[: FIRST_PANELS if few else None],
         format_func=lambda name: panels[name].title,
         key="panels",
     )
+    if few:
+        st.caption(f"Of {len(runs)} runs, the first {FIRST_PANELS} panels are drawn; add others.")
     wanted = {name: options.options(panels[name]) for name in names}
     values = settings({k: o for taken in wanted.values() for k, o in taken.items()}, runs)
     for name in names:
