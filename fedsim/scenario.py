@@ -95,7 +95,8 @@ class ModelSection(Section):
     name: str | None = None
     config: dict[str, Any] | None = None
     options: dict[str, Any] = {}
-    """Arguments for ``module:function``."""
+    """Arguments for ``module:function``; of a pretrained model, options of its configuration, such
+    as ``hidden_dropout_prob: 0.0``."""
     how_to_get: str = ""
     """Shown when the model cannot be found."""
     tokenizer: TokenizerSection | None = None
@@ -107,7 +108,12 @@ class ModelSection(Section):
     """Type of frozen weights and activations; bfloat16 changes results by rounding."""
     compile: bool = False
     """Compile the model with torch: minutes once for each shape of batch, and other last bits."""
-    warm_start: WarmStartSection | None = None
+    warm_start: Annotated[
+        WarmStartSection | None,
+        BeforeValidator(
+            _unless_none, json_schema_input_type=WarmStartSection | Literal["none"] | None
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
