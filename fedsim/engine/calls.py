@@ -8,8 +8,8 @@ from typing import Any
 from fedsim.engine.blocks import Block
 
 MAX_DEATHS = 3
-"""How many worker processes a call may end before its clients are tried one by one; and a client,
-alone, before it has failed."""
+"""How many worker processes a call may end before its clients are tried one by one; a client alone,
+before it has failed; and the call once more, without those, before it is given up."""
 
 
 @dataclass(eq=False)
@@ -45,7 +45,7 @@ class Call:
     def ended_a_worker(self) -> list[Call] | None:
         """What to call after another death; None if there is nothing left to try."""
         self.deaths += 1
-        if self.deaths < MAX_DEATHS:
+        if self.deaths % MAX_DEATHS:
             return [self]
         if self.deaths > MAX_DEATHS or not isinstance(self.arguments[0], list):
             return None

@@ -64,6 +64,17 @@ def test_deaths_by_chance_leave_nobody_out():
     assert call.fatal == frozenset()
 
 
+def test_a_call_without_its_fatal_client_survives_some_bad_luck():
+    call = Call(([block(1, 2)], "train"), 0)
+    bad_luck = iter([True] * (MAX_DEATHS - 1))
+
+    def deadly(left):
+        return 2 in left or (bool(call.fatal) and next(bad_luck, False))
+
+    assert played(call, deadly) == [[1], [1, 2]]
+    assert call.fatal == {2}
+
+
 @pytest.mark.parametrize("arguments", [([block(1, 2)], "train"), ("weights", 0, 4)])
 def test_work_without_a_client_to_blame_is_given_up(arguments):
     call = Call(arguments, 0)
