@@ -13,7 +13,6 @@ Gradients are clipped before each step, not at every micro-batch as in the publi
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -21,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedsim.arrays import Arrays
+from fedsim.arrays import Arrays, norm
 from fedsim.client import Client, Update
 from fedsim.clients.sgd import SGD
 from fedsim.directions import ADD_FLOPS
@@ -101,7 +100,7 @@ class Ferret(SGD):
 
     def _project(self, client: Client, basis: Basis, descent: Arrays) -> Arrays:
         blocks = [{name: descent[name] for name in names} for names in cut(descent)]
-        norms = [math.sqrt(sum(_square(x) for x in block.values())) for block in blocks]
+        norms = [norm(block) for block in blocks]
         if not np.isfinite(norms).all():
             raise ClientError("the update holds NaN or infinity", hint="Try a lower learning rate")
         counts = allocate(norms, basis.size)
@@ -129,7 +128,3 @@ def _replayed(received: Arrays) -> int:
     sizes = received[SIZES]
     step = unpack_steps(received, len(sizes), Basis.of(received).size)
     return int(np.count_nonzero(step.coefficients, axis=(0, 2)) @ sizes)
-
-
-def _square(x: NDArray[np.floating]) -> float:
-    return float(np.square(x, dtype=np.float64).sum())
