@@ -42,6 +42,7 @@ SCORES = (
 def draw(runs: Sequence[Run]) -> go.Figure:
     """Draw stacked shares of outcomes per run and class, and mean scores beside them."""
     drawn, limited = first_groups([g for g in groups(runs) if _on_devices(g)], 12)
+    ClientTable.each(run for g in drawn for run in g.runs)  # all at once
     counts = {g.label: _counts(g) for g in drawn}
     timed = [g for g in drawn if counts[g.label]]
     if not timed:
@@ -63,8 +64,8 @@ def _on_devices(group: Group) -> bool:
 def _counts(group: Group) -> dict[str, dict[str, int]]:
     """How often each class met each outcome, over all seeds."""
     result: dict[str, dict[str, int]] = {}
-    for run in group.runs:
-        for device, status, number in ClientTable.of(run).query(COUNTS):
+    for table in ClientTable.each(group.runs):
+        for device, status, number in table.query(COUNTS):
             outcomes = result.setdefault(device, {})
             outcomes[status] = outcomes.get(status, 0) + number
     return result
@@ -73,8 +74,8 @@ def _counts(group: Group) -> dict[str, dict[str, int]]:
 def _scores(group: Group) -> dict[str, float]:
     """Mean score of each class, over clients and seeds."""
     found: dict[str, list[float]] = {}
-    for run in group.runs:
-        for device, values in ClientTable.of(run).query(SCORES):
+    for table in ClientTable.each(group.runs):
+        for device, values in table.query(SCORES):
             found.setdefault(device, []).extend(values)
     return {device: sum(values) / len(values) for device, values in found.items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,12 +50,12 @@ class Column:
         result[here] = self.values[there]
         return result
 
-    @property
+    @cached_property
     def known(self) -> bool:
         """Whether there is any number in it."""
         return bool(np.isfinite(self.values).any())
 
-    @property
+    @cached_property
     def positive(self) -> bool:
         """Whether any number in it is above 0."""
         return bool((self.values > 0).any())
@@ -64,7 +65,7 @@ def by_round(run: Run, key: str) -> Column:
     """A column of rounds.jsonl; empty where the run has none. Read once per run and key."""
     kept: dict[str, Column] = run.__dict__.setdefault("_columns", {})
     if key not in kept:
-        rounds, values = run.column(key)
+        rounds, values = run.columns.get(key, ([], []))
         order = np.argsort(rounds, kind="stable")
         numbers = _numbers(values)
         kept[key] = Column(np.asarray(rounds, np.int64)[order], numbers[order])
@@ -86,7 +87,7 @@ def cumulative(run: Run, *keys: str) -> Column:
     """Running total of the sum of some columns, over all rounds of the run; kept with the run."""
     kept: dict[tuple[str, ...], Column] = run.__dict__.setdefault("_totals", {})
     if keys not in kept:
-        rounds = np.unique(np.array([record["round"] for record in run.rounds], np.int64))
+        rounds = np.unique(by_round(run, "round").rounds)
         columns = [np.nan_to_num(by_round(run, key).at(rounds)) for key in keys]
         kept[keys] = Column(rounds, np.cumsum(np.sum(columns, axis=0)))
     return kept[keys]

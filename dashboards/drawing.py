@@ -13,7 +13,16 @@ import numpy as np
 import plotly.graph_objects as go
 
 from fedsim import differences
-from fedsim.dashboards.curves import THINNING, Column, Curve, Floats, curve, most_points, thinning
+from fedsim.dashboards.curves import (
+    THINNING,
+    Column,
+    Curve,
+    Floats,
+    by_round,
+    curve,
+    most_points,
+    thinning,
+)
 from fedsim.results import Run
 from fedsim.units import human_bytes
 
@@ -109,7 +118,6 @@ def line(group: Group, points: Curve, hover: str, width: float = 2.0, **place: A
         width: Of the line; see ``widths``.
         **place: Further properties of the trace.
     """
-    seeds = "<br>mean of %{customdata} seeds" if len(group.runs) > 1 else ""
     return go.Scatter(
         x=points.x,
         y=points.mean,
@@ -119,9 +127,15 @@ def line(group: Group, points: Curve, hover: str, width: float = 2.0, **place: A
         legendgroup=group.label,
         line={"color": group.colour, "dash": group.dash, "width": width},
         marker={"symbol": group.symbol, "size": 7, "maxdisplayed": MAX_MARKERS},
-        hovertemplate=f"<b>%{{fullData.name}}</b><br>{hover}{seeds}<extra></extra>",
+        hovertemplate=on_hover(group, hover),
         **place,
     )
+
+
+def on_hover(group: Group, hover: str) -> str:
+    """What a point of a group's line says: its name, x and y, and the seeds behind it."""
+    seeds = "<br>mean of %{customdata} seeds" if len(group.runs) > 1 else ""
+    return f"<b>%{{fullData.name}}</b><br>{hover}{seeds}<extra></extra>"
 
 
 def add_lines(
@@ -271,7 +285,11 @@ def _legend_lines(figure: go.Figure) -> int:
 
 def round_ticks(runs: Sequence[Run]) -> int | None:
     """Distance of ticks on a round axis: whole rounds where plotly would draw fractions."""
-    return 1 if max((r["round"] for run in runs for r in run.rounds), default=0) <= 10 else None
+    return (
+        1
+        if max((by_round(run, "round").rounds.max(initial=0) for run in runs), default=0) <= 10
+        else None
+    )
 
 
 def log_bytes(values: Sequence[float] | Floats) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def draw(runs: Sequence[Run]) -> go.Figure:
     everyone = groups(runs)
     drawn, left_out = comparable(everyone)
     drawn, limited = first_groups(drawn or everyone)
+    ClientTable.each(run for group in drawn for run in group.runs)  # all at once
     shown, kind = _measured(drawn)
     figure = _figure(shown, kind)
     missing = len(drawn) - len(shown)
@@ -83,7 +84,7 @@ def draw(runs: Sequence[Run]) -> go.Figure:
 def _measured(drawn: Sequence[Group]) -> tuple[list[tuple[Group, list[Floats]]], Kind]:
     """Numbers of the best kind that any run has: of each group and seed, one per client."""
     for kind in kinds(drawn[0].runs[0]):
-        values = [[_values(run, kind.sql) for run in group.runs] for group in drawn]
+        values = [[_values(t, kind.sql) for t in ClientTable.each(g.runs)] for g in drawn]
         shown = [(g, v) for g, v in zip(drawn, values, strict=True) if any(map(len, v))]
         if shown:
             return shown, kind
@@ -97,8 +98,8 @@ WITHOUT_SCORES = (
 )
 
 
-def _values(run: Run, sql: str) -> Floats:
-    return np.array([value for (value,) in ClientTable.of(run).query(sql)], float)
+def _values(table: ClientTable, sql: str) -> Floats:
+    return np.array([value for (value,) in table.query(sql)], float)
 
 
 def gini(values: Floats) -> float:

@@ -46,23 +46,28 @@ def draw(runs: Sequence[Run]) -> go.Figure:
 
 def own_keys(runs: Sequence[Run]) -> list[str]:
     """Keys of rounds.jsonl that belong to no other panel, those of privacy first."""
-    keys = {key for run in runs for record in run.rounds for key in record}
+    keys = {key for run in runs for key in run.columns}
     own = {k for k in keys if k.split("/")[0] not in ELSEWHERE and k not in SHOWN}
     return sorted(own, key=place)
 
 
 def last_list(run: Run, key: str) -> Column:
     """The entries of the last list that a run has under a key, numbered from 1."""
-    found = [r[key] for r in run.rounds if isinstance(r.get(key), list)]
+    found = _lists(run, key)
     entries = (
         [v if isinstance(v, int | float) else float("nan") for v in found[-1]] if found else []
     )
     return Column.of(range(1, len(entries) + 1), entries)
 
 
+def _lists(run: Run, key: str) -> list[list[object]]:
+    _, values = run.columns.get(key, ([], []))
+    return [value for value in values if isinstance(value, list)]
+
+
 def _small(key: str, runs: Sequence[Run]) -> Small:
     shown = quantity(key)
-    if any(isinstance(record.get(key), list) for run in runs for record in run.rounds):
+    if any(_lists(run, key) for run in runs):
         values = partial(last_list, key=key)
         return Small(shown.title, shown.axis, values, x=shown.entry)
     return Small(shown.title, shown.axis, partial(by_round, key=key), spans=True)

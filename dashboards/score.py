@@ -29,6 +29,8 @@ from fedsim.dashboards.drawing import (
     log_bytes,
     metric_label,
     note,
+    on_hover,
+    outline,
     round_ticks,
     rounded,
     styled,
@@ -55,6 +57,11 @@ class View:
     log: bool = False
     suffix: str = ""
 
+    @property
+    def on_hover(self) -> str:
+        """Template for a point."""
+        return f"{self.hover}: %{{y:.4g}}"
+
 
 ROUNDS = View("rounds", "round (0 = before training)", "round %{x}")
 
@@ -80,10 +87,12 @@ def draw(runs: Sequence[Run], *, x: str = "rounds") -> go.Figure:
     views = [ROUNDS, *map(_view, measured)]
     first = next((i for i, view in enumerate(views) if view.name == x), 0)
     ys = [[scores(run) for run in group.runs] for group in drawn]
-    drawings = [_traces(drawn, ys, view) for view in views]
-    axes = [_axis(view, traces, runs) for view, traces in zip(views, drawings, strict=True)]
-    figure = styled(go.Figure(drawings[first]), height=480)
-    menu = buttons(list(map(_button, views, drawings, axes)), active=first)
+    drawings = [_drawing(drawn, ys, view) for view in views]
+    axes = [_axis(view, drawings[i], runs) for i, view in enumerate(views)]
+    figure = styled(go.Figure(_traces(drawings[first], views[first])), height=480)
+    menu = buttons(
+        [_button(*of_view) for of_view in zip(views, drawings, axes, strict=True)], first
+    )
     figure.update_layout(updatemenus=menu)
     figure.update_yaxes(title={"text": _score_label(drawn)})
     figure.update_xaxes(**axes[first])
@@ -98,15 +107,25 @@ def _score_label(drawn: Sequence[Group]) -> str:
     return "; ".join(map(metric_label, keys))
 
 
-def _traces(drawn: Sequence[Group], ys: Sequence[Sequence[Column]], view: View) -> list[go.Scatter]:
-    bands, lines = [], []
+@dataclass(frozen=True)
+class Drawing:
+    """The lines of one view, and those groups among them that have a band, which lies below."""
+
+    bands: list[tuple[Group, Curve]]
+    lines: list[tuple[Group, Curve]]
+
+
+def _drawing(drawn: Sequence[Group], ys: Sequence[Sequence[Column]], view: View) -> Drawing:
+    most, lines = most_points(len(drawn)), []
     for group, own in zip(drawn, ys, strict=True):
         points = _points(group, own, view)
-        points = points.at(thinning(points.mean, most_points(len(drawn))))
-        if has_band(group, drawn):
-            bands.append(band(group, points))
-        lines.append(line(group, points, f"{view.hover}: %{{y:.4g}}"))
-    return bands + lines
+        lines.append((group, points.at(thinning(points.mean, most))))
+    return Drawing([(g, points) for g, points in lines if has_band(g, drawn)], lines)
+
+
+def _traces(drawing: Drawing, view: View) -> list[go.Scatter]:
+    bands = [band(group, points) for group, points in drawing.bands]
+    return bands + [line(group, points, view.on_hover) for group, points in drawing.lines]
 
 
 def _points(group: Group, ys: Sequence[Column], view: View) -> Curve:
@@ -119,9 +138,9 @@ def _points(group: Group, ys: Sequence[Column], view: View) -> Curve:
     return points.at(points.x > 0) if view.log else points  # a log axis has no place for 0
 
 
-def _axis(view: View, traces: Sequence[go.Scatter], runs: Sequence[Run]) -> dict[str, Any]:
+def _axis(view: View, drawing: Drawing, runs: Sequence[Run]) -> dict[str, Any]:
     """Properties of the x axis; every view sets all of them, so that buttons undo each other."""
-    sent = np.concatenate([trace.x for trace in traces])
+    sent = np.concatenate([points.x for _, points in drawing.lines])
     ticks: dict[str, Any] = {"tickmode": None, "tickvals": None, "ticktext": None, "dtick": None}
     ticks |= {"ticksuffix": view.suffix, "tickformat": "~s" if view.suffix else ""}
     if view.log and (sent > 0).any():
@@ -132,10 +151,13 @@ def _axis(view: View, traces: Sequence[go.Scatter], runs: Sequence[Run]) -> dict
     return {"title": {"text": view.axis, "standoff": 8}, "type": kind, "autorange": True, **ticks}
 
 
-def _button(view: View, traces: Sequence[go.Scatter], axis: dict[str, Any]) -> dict[str, Any]:
-    data: dict[str, Any] = {
-        key: [rounded(trace[key]) for trace in traces] for key in ("x", "y", "customdata")
-    }
-    data["hovertemplate"] = [trace.hovertemplate for trace in traces]
+def _button(view: View, drawing: Drawing, axis: dict[str, Any]) -> dict[str, Any]:
+    """What the choice of a view changes in each trace, bands first, and in the x axis."""
+    bands = [(*outline(points), None, None) for _, points in drawing.bands]
+    lines = [(c.x, c.mean, c.n, on_hover(group, view.on_hover)) for group, c in drawing.lines]
+    x, y, seeds, hover = zip(*bands, *lines, strict=True)
+    data: dict[str, Any] = {"x": x, "y": y, "customdata": seeds}
+    data = {key: list(map(rounded, values)) for key, values in data.items()}
     layout = {f"xaxis.{key}": value for key, value in axis.items()}
-    return {"label": view.name, "method": "update", "args": [data, layout]}
+    restyled = {**data, "hovertemplate": list(hover)}
+    return {"label": view.name, "method": "update", "args": [restyled, layout]}

@@ -5,6 +5,7 @@ Nothing here is specific to a folder's layout; ``results`` is.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -246,6 +247,18 @@ def read_rounds(path: Path, problems: list[str]) -> list[Record]:
     if len(numbered) < len(records):
         _note(problems, f"{path.name}: {len(records) - len(numbered)} records have no round number")
     return numbered
+
+
+def by_key(rounds: Sequence[Record]) -> dict[str, tuple[list[int], list[Any]]]:
+    """Of each key: the rounds that have it, and its values there."""
+    columns: dict[str, tuple[list[int], list[Any]]] = {}
+    for keys, stretch in itertools.groupby(rounds, key=tuple):  # transposed at once
+        table = dict(zip(keys, zip(*(r.values() for r in stretch), strict=True), strict=True))
+        for key, values in table.items():
+            numbers, found = columns.setdefault(key, ([], []))
+            numbers.extend(table["round"])
+            found.extend(values)
+    return columns
 
 
 def read_lines(path: Path, problems: list[str]) -> Iterator[Record]:

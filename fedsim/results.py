@@ -27,13 +27,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedsim import shapes
 from fedsim.errors import OutputError
 from fedsim.records import (
     SCHEMA_VERSION,
     Record,
+    by_key,
     dumps,
     environment,
     finite,
@@ -100,7 +101,7 @@ class RunFolder:
         now = datetime.now(UTC)
         stem = f"{now:%Y%m%d-%H%M%S}-{scenario.digest()}"
         with writing(root):
-            folder = cls(_new_folder(Path(root) / _safe_name(scenario.name), stem))
+            folder = cls(_new_folder(Path(root), scenario.name, stem))
         resolved = scenario.to_yaml()
         given = source.read_bytes() if source else resolved.encode()
         with writing(folder.path):
@@ -230,20 +231,15 @@ def write_text(path: Path, text: str) -> None:
             temporary.unlink()
 
 
-def _new_folder(parent: Path, stem: str) -> Path:
+def _new_folder(root: Path, name: str, stem: str) -> Path:
+    parent = root / (re.sub(r"[^\w.-]+", "_", name)[:100].strip(".") or "run")
     parent.mkdir(parents=True, exist_ok=True)
-    for n in itertools.count(1):
-        path = parent / (stem if n == 1 else f"{stem}-{n}")
-        try:
+    names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
+    while True:
+        path = parent / next(names)
+        with suppress(FileExistsError):
             path.mkdir()
-        except FileExistsError:
-            continue
-        break
-    return path
-
-
-def _safe_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)[:100].strip(".") or "run"
+            return path
 
 
 @dataclass(frozen=True)
@@ -365,8 +361,13 @@ class Run:
 
     def column(self, key: str) -> tuple[list[int], list[float]]:
         """Rounds that have ``key``, and its values; null is NaN."""
-        found = [(r["round"], r[key]) for r in self.rounds if key in r]
-        return [n for n, _ in found], [math.nan if v is None else v for _, v in found]
+        rounds, values = self.columns.get(key, ([], []))
+        return rounds, [math.nan if v is None else v for v in values]
+
+    @cached_property
+    def columns(self) -> dict[str, tuple[list[int], list[Any]]]:
+        """Of each key of rounds.jsonl: the rounds that have it, and its values as written."""
+        return by_key(self.rounds)
 
 
 def is_run_folder(path: Path) -> bool:
