@@ -31,15 +31,15 @@ p { margin: 0 0 10px; max-width: 120ch; }
 .empty { background: var(--card); border: 1px solid var(--line); border-radius: 6px;
          padding: 14px 16px; max-width: none; }
 .scroll { overflow-x: auto; margin: 8px 0 12px; }
-table { border-collapse: collapse; font-size: 12.5px; width: 100%; }
+table { border-collapse: collapse; font-size: 12px; width: 100%; }
 caption { caption-side: bottom; text-align: left; padding-top: 6px; }
-th, td { padding: 5px 7px; border-bottom: 1px solid var(--line); text-align: left;
+th, td { padding: 5px 6px; border-bottom: 1px solid var(--line); text-align: left;
          vertical-align: top; overflow-wrap: break-word; }
 td:not(:last-child) { max-width: 26em; }
 th { vertical-align: bottom; line-height: 1.3; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 td.number { white-space: nowrap; }
-td:first-child { min-width: 11em; }
+td:first-child { min-width: 9em; }
 .bad { color: var(--bad); }
 .sorter { all: unset; cursor: pointer; font-weight: 600; }
 .sorter:focus-visible { outline: 2px solid var(--focus); outline-offset: 2px; }
@@ -51,7 +51,8 @@ details { margin: 6px 0; }
 summary { cursor: pointer; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: 10px;
       overflow-x: auto; font-size: 12.5px; line-height: 1.45; white-space: pre-wrap; }
-.main-svg text:not(.updatemenu-item-text) { fill: var(--ink) !important; }
+.main-svg text:not(.updatemenu-item-text, .updatemenu-header-arrow)
+  { fill: var(--ink) !important; }
 .hoverlayer text { fill: #222 !important; }
 .legend .bg { fill: transparent !important; }
 .modebar-btn .icon path { fill: var(--dim) !important; }

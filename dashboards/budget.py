@@ -9,8 +9,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from fedsim.dashboards.axes import metric_label
 from fedsim.dashboards.costs import BYTES, ENERGY, VIRTUAL, WALL, Cost, best, comparable, scores
-from fedsim.dashboards.drawing import Group, groups, metric_label, note, rounded, slider, styled
+from fedsim.dashboards.drawing import Group, groups, note, rounded, slider, styled
 from fedsim.dashboards.panel import NothingToShow
 from fedsim.results import Run
 

@@ -10,8 +10,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from fedsim.dashboards.axes import log_bytes, round_ticks
 from fedsim.dashboards.curves import Column, cumulative
-from fedsim.dashboards.drawing import add_lines, buttons, groups, log_bytes, round_ticks, styled
+from fedsim.dashboards.drawing import add_lines, buttons, groups, styled
 from fedsim.dashboards.panel import NothingToShow
 from fedsim.results import Run
 
@@ -39,7 +40,7 @@ def draw(runs: Sequence[Run]) -> go.Figure:
     named: set[str] = set()
     for column, key in enumerate(DIRECTIONS, start=1):
         sent = partial(_sent, keys=(key,))
-        add_lines(figure, drawn, sent, "round %{x}: %{y:.4s}B", (1, column), named)
+        add_lines(figure, drawn, sent, "round %{x}: %{y:.4s}B", (1, column), named, so_far=True)
     return _finished(figure, runs)
 
 
@@ -55,7 +56,7 @@ def _finished(figure: go.Figure, runs: Sequence[Run]) -> go.Figure:
     figure.update_yaxes(title={"text": "bytes, all clients so far"}, col=1)
     linear = {"type": "linear", "tickmode": None, "tickvals": None, "ticktext": None}
     log = {"type": "log", **log_bytes(np.concatenate([trace.y for trace in figure.data]))}
-    figure.update_layout(updatemenus=buttons([_scale(linear), _scale(log)]))
+    buttons(figure, [_scale(linear), _scale(log)])
     return figure
 
 

@@ -183,6 +183,37 @@ def thinning(heights: Floats, most: int) -> Ints:
     return np.unique(kept[kept < len(heights)])
 
 
+MOST_MEANS = 150
+"""Points of a line of single rounds in a small figure; longer ones are averaged."""
+
+
+def averaged(points: Curve, most: int = MOST_MEANS) -> Curve:
+    """Means over at most ``most`` stretches of neighbouring points, with the range of each.
+
+    Numbers of single rounds go up and down, and a line through thousands of them is a blot. A gap
+    (NaN) stays where a stretch has nothing else.
+    """
+    if len(points.x) <= 2 * most:
+        return points
+    starts = np.arange(most) * len(points.x) // most
+    known = np.isfinite(points.mean)
+    numbers = np.add.reduceat(known, starts)
+    sums = np.add.reduceat(np.where(known, points.mean, 0.0), starts)
+    lengths = np.diff([*starts, len(points.x)])
+    return Curve(
+        np.add.reduceat(points.x, starts) / lengths,
+        np.divide(sums, numbers, out=np.full(most, np.nan), where=numbers > 0),
+        np.fmin.reduceat(points.low, starts),
+        np.fmax.reduceat(points.high, starts),
+        np.minimum.reduceat(points.n, starts),
+    )
+
+
+AVERAGING = (
+    f"Lines of more than {2 * MOST_MEANS} rounds are drawn as {MOST_MEANS} means over neighbouring "
+    "rounds, shaded from the lowest to the highest round."
+)
+"""The rule of ``averaged``, for the page."""
 THINNING = (
     "Lines of more than {most} points are thinned: of equal stretches of rounds, the lowest and "
     "the highest point are drawn, with the first and the last of the line."

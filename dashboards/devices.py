@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from fedsim.dashboards.axes import number, round_ticks, time_ticks
 from fedsim.dashboards.curves import Column, by_round, cumulative
-from fedsim.dashboards.drawing import Group, add_lines, groups, rgba, round_ticks, styled
+from fedsim.dashboards.drawing import Group, add_lines, groups, rgba, styled
 from fedsim.dashboards.panel import NothingToShow
 from fedsim.results import Run
 
@@ -47,19 +49,22 @@ def draw(runs: Sequence[Run]) -> go.Figure:
     )
     named: set[str] = set()
     for column, key in enumerate(CURVES, start=1):
-        hover = f"round %{{x}}: %{{y:.4~s}}{UNITS[key]}"
-        add_lines(figure, timed, partial(_so_far, key=key), hover, (1, column), named)
+        hover = f"round %{{x}}: {number('y', UNITS[key])}"
+        so_far = partial(_so_far, key=key)
+        add_lines(figure, timed, so_far, hover, (1, column), named, so_far=True)
     _add_outcomes(figure, timed)
     styled(figure, height=120 + CURVE_HEIGHT + GAP + bars)
     figure.update_xaxes(title={"text": "round"}, dtick=round_ticks(runs), row=1)
     for column, (key, unit) in enumerate(UNITS.items(), start=1):
         figure.update_yaxes(
-            title={"text": f"{CURVES[key]} ({unit})"},
+            title={"text": CURVES[key] + ("" if unit == "s" else f" ({unit})")},
             tickformat="~s",
             ticksuffix=unit,
             row=1,
             col=column,
         )
+    seconds = [_so_far(run, "time/virtual_s").values for g in timed for run in g.runs]
+    figure.update_yaxes(**time_ticks(np.concatenate(seconds)), row=1, col=1)
     figure.update_yaxes(rangemode="tozero", row=1)
     return figure
 

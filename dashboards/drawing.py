@@ -14,17 +14,17 @@ import plotly.graph_objects as go
 
 from fedsim import differences
 from fedsim.dashboards.curves import (
+    AVERAGING,
     THINNING,
     Column,
     Curve,
     Floats,
-    by_round,
+    averaged,
     curve,
     most_points,
     thinning,
 )
 from fedsim.results import Run
-from fedsim.units import human_bytes
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 """Okabe and Ito's colour-blind safe palette, without the two that vanish on white or on black."""
@@ -39,14 +39,6 @@ MAX_GROUPS = 24
 MAX_READ = 40
 """Runs whose lines of clients are read for one panel; reading them takes most of its time."""
 GRID = "rgba(128,128,128,0.25)"
-UNITS = {
-    "accuracy": "share of correct answers",
-    "token_accuracy": "share of correct tokens",
-    "loss": "mean per example",
-    "perplexity": "1 = certain",
-    "rougeL": "0 to 1",
-}
-"""Units of metrics, by the last part of their key."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +137,8 @@ def add_lines(
     hover: str,
     place: tuple[int, int],
     named: set[str],
+    *,
+    so_far: bool = False,
 ) -> None:
     """Draw a quantity over rounds into one subplot: a line per group, and a band over seeds.
 
@@ -155,6 +149,7 @@ def add_lines(
         hover: See ``line``.
         place: Row and column of the subplot.
         named: Labels that the legend has from earlier subplots; those with a line here are added.
+        so_far: Whether it is a running total. Long lines of totals are thinned, others averaged.
     """
     row, column = place
     most = most_points(len(drawn))
@@ -162,10 +157,11 @@ def add_lines(
     for rank, (group, width) in enumerate(zip(drawn, widths(len(drawn)), strict=True)):
         points = curve(group.runs, y)
         new = group.label not in named and bool(np.isfinite(points.mean).any())
-        if len(points.x) > most:
-            points = points.at(thinning(points.mean, most))
-            note(figure, THINNING.format(most=most))
-        if has_band(group, drawn):
+        shorter = points.at(thinning(points.mean, most)) if so_far else averaged(points)
+        shortened, points = len(shorter.x) < len(points.x), shorter
+        if shortened:
+            note(figure, THINNING.format(most=most) if so_far else AVERAGING)
+        if has_band(group, drawn, ranges=shortened and not so_far):
             traces.append(band(group, points))
         legend = {"showlegend": new, "legendrank": 1000 + rank}  # in the order of the runs
         traces.append(line(group, points, hover, width, **legend))
@@ -177,9 +173,9 @@ MAX_BANDS = 12
 """More groups in one subplot have no bands, which would hide each other."""
 
 
-def has_band(group: Group, drawn: Sequence[Group]) -> bool:
-    """Whether a group among others is drawn with a band over its seeds."""
-    return len(group.runs) > 1 and len(drawn) <= MAX_BANDS
+def has_band(group: Group, drawn: Sequence[Group], ranges: bool = False) -> bool:
+    """Whether a group among others is drawn with a band: over its seeds, or its points' ranges."""
+    return (len(group.runs) > 1 or ranges) and len(drawn) <= MAX_BANDS
 
 
 def note(figure: go.Figure, text: str) -> None:
@@ -237,16 +233,6 @@ def rgba(colour: str, alpha: float) -> str:
     return f"rgba({red},{green},{blue},{alpha})"
 
 
-def metric_label(key: str) -> str:
-    """Axis title of a metric, with its unit where it is known.
-
-    >>> metric_label("eval/accuracy")
-    'eval/accuracy (share of correct answers)'
-    """
-    unit = UNITS.get(key.rsplit("/", 1)[-1])
-    return html.escape(f"{key} ({unit})" if unit else key, quote=False)
-
-
 def styled(figure: go.Figure, height: int) -> go.Figure:
     """The look that all panels share; colours of text are set by the page for light and dark.
 
@@ -257,7 +243,7 @@ def styled(figure: go.Figure, height: int) -> go.Figure:
     figure.update_layout(
         template="none",
         height=height + LEGEND_LINE * (_legend_lines(figure) - 1),
-        margin={"l": 70, "r": 20, "t": 60, "b": 60},
+        margin={"l": 70, "r": 20, "t": 36, "b": 60},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13, "color": "#777"},
@@ -283,25 +269,6 @@ def _legend_lines(figure: go.Figure) -> int:
     return max(1, math.ceil(len(names) / max(1, 1100 // widest)))
 
 
-def round_ticks(runs: Sequence[Run]) -> int | None:
-    """Distance of ticks on a round axis: whole rounds where plotly would draw fractions."""
-    return (
-        1
-        if max((by_round(run, "round").rounds.max(initial=0) for run in runs), default=0) <= 10
-        else None
-    )
-
-
-def log_bytes(values: Sequence[float] | Floats) -> dict[str, Any]:
-    """Ticks of a logarithmic byte axis: 1, 2 and 5 of each decade, only 1 over long ranges."""
-    numbers = np.asarray(values, float)
-    positive = numbers[numbers > 0]
-    low, high = math.floor(math.log10(positive.min())), math.ceil(math.log10(positive.max()))
-    digits = (1, 2, 5) if high - low <= 3 else (1,)
-    ticks = [digit * 10**power for power in range(low, high + 1) for digit in digits]
-    return {"tickmode": "array", "tickvals": ticks, "ticktext": [human_bytes(t) for t in ticks]}
-
-
 def rounded(values: Any) -> Any:
     """Numbers for a button or slider, to seven digits: they are in the page once per choice.
 
@@ -317,30 +284,21 @@ def rounded(values: Any) -> Any:
     return np.round(numbers * up / down) * down / up
 
 
-def buttons(choices: Sequence[Mapping[str, Any]], active: int = 0) -> list[dict[str, Any]]:
-    """A row of buttons above the figure, for ``layout.updatemenus``."""
-    return [
-        {
-            "type": "buttons",
-            "active": active,
-            "direction": "right",
-            "x": 0,
-            "xanchor": "left",
-            "y": 1,
-            "yanchor": "bottom",
-            "pad": {"b": 12},
-            "bgcolor": "#d4d4d4",
-            "bordercolor": "#999",
-            "font": {"color": "#222", "size": 12},
-            "buttons": list(choices),
-        }
-    ]
+def buttons(figure: go.Figure, choices: Sequence[Mapping[str, Any]], active: int = 0) -> None:
+    """Put a row of buttons above the figure."""
+    _menu(figure, choices, type="buttons", direction="right", active=active)
 
 
-def dropdown(choices: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A menu above the figure, for more choices than buttons have room for."""
-    (menu,) = buttons(choices)
-    return [{**menu, "type": "dropdown", "direction": "down", "showactive": True}]
+def dropdown(figure: go.Figure, choices: Sequence[Mapping[str, Any]]) -> None:
+    """Put a menu above the figure, for more choices than buttons have room for."""
+    _menu(figure, choices, type="dropdown", direction="down", showactive=True)
+
+
+def _menu(figure: go.Figure, choices: Sequence[Mapping[str, Any]], **kind: Any) -> None:
+    place = {"x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 12}}
+    look = {"bgcolor": "#d4d4d4", "bordercolor": "#999", "font": {"color": "#222", "size": 12}}
+    menu = {**kind, **place, **look, "buttons": list(choices)}
+    figure.update_layout(updatemenus=[menu], margin_t=64)
 
 
 def slider(figure: go.Figure, name: str, steps: Sequence[Mapping[str, Any]], active: int) -> None:

@@ -12,17 +12,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from fedsim.client_table import ClientTable
+from fedsim.dashboards.axes import metric_label
 from fedsim.dashboards.costs import comparable
 from fedsim.dashboards.curves import Floats
-from fedsim.dashboards.drawing import (
-    Group,
-    first_groups,
-    groups,
-    metric_label,
-    note,
-    rgba,
-    styled,
-)
+from fedsim.dashboards.drawing import Group, first_groups, groups, note, rgba, styled
 from fedsim.dashboards.panel import NothingToShow
 from fedsim.results import Run
 

@@ -9,17 +9,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from fedsim.dashboards.axes import log_bytes, metric_label, time_ticks
 from fedsim.dashboards.costs import COSTS, Cost, best, comparable, scores
-from fedsim.dashboards.drawing import (
-    Group,
-    buttons,
-    groups,
-    log_bytes,
-    metric_label,
-    note,
-    rounded,
-    styled,
-)
+from fedsim.dashboards.drawing import Group, buttons, groups, note, rounded, styled
 from fedsim.dashboards.panel import NothingToShow
 from fedsim.results import Run
 
@@ -61,8 +53,7 @@ def draw(runs: Sequence[Run], *, cost: str = "bytes") -> go.Figure:
     traces = [_traces(drawn, kind, points, mode) for kind, points in views.items()]
     axes = [_axis(kind, points) for kind, points in views.items()]
     figure = styled(go.Figure(traces[first]), height=480)
-    menu = buttons(list(map(_button, views, traces, axes)), active=first)
-    figure.update_layout(updatemenus=menu)
+    buttons(figure, list(map(_button, views, traces, axes)), first)
     figure.update_xaxes(**axes[first])
     metric = metric_label(drawn[0].runs[0].key_metric[0])
     figure.update_yaxes(title={"text": f"best {metric}"})
@@ -164,6 +155,8 @@ def _axis(kind: Cost, points: Sequence[Point]) -> dict[str, Any]:
     ticks: dict[str, Any] = {"tickmode": None, "tickvals": None, "ticktext": None}
     if log and kind.unit == "B":
         ticks |= log_bytes([p.cost for p in points])
+    if kind.unit == "s":
+        ticks |= time_ticks([p.cost for p in points], log=log)
     suffix = " (log scale)" if log else ""
     alone = {} if len({p.cost for p in points}) > 1 else {"range": [0, 2 * points[0].cost]}
     return {

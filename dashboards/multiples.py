@@ -11,8 +11,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from fedsim.dashboards.axes import number, round_ticks
 from fedsim.dashboards.curves import Column
-from fedsim.dashboards.drawing import Group, add_lines, round_ticks, styled
+from fedsim.dashboards.drawing import Group, add_lines, styled
 from fedsim.results import Run
 
 ROW_HEIGHT = 270
@@ -57,8 +58,8 @@ def multiples(runs: Sequence[Run], drawn: Sequence[Group], smalls: Sequence[Smal
     for i, small in enumerate(smalls):
         row, column = divmod(i, columns)
         place = (row + 1, column + 1)
-        number = f"%{{y:.4~s}}{small.unit}" if small.unit else "%{y:.5~g}"
-        hover = f"{html.escape(small.x.split(',')[0], quote=False)} %{{x}}: {number}"
+        value = number("y", small.unit) if small.unit else "%{y:.5~g}"
+        hover = f"{html.escape(small.x.split(',')[0], quote=False)} %{{x:.5~r}}: {value}"
         add_lines(figure, drawn, small.values, hover, place, named)
         x, step = {"text": html.escape(small.x, quote=False)}, tick if small.x == "round" else 1
         figure.update_xaxes(title=x, dtick=step, row=place[0], col=place[1])

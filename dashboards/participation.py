@@ -47,12 +47,16 @@ def draw(runs: Sequence[Run]) -> go.Figure:
         figure.add_trace(_heat(group, found), row=row + 1, col=column + 1)
     styled(figure, height=110 + 310 * rows)
     bar = {"title": {"text": "share of<br>rounds"}, "tickformat": ".0%"}
-    figure.update_layout(coloraxis={"colorscale": "Cividis", "cmin": 0, "colorbar": bar})
+    top = max(float(found.shares.max()) for _, found in maps)
+    scale = {"colorscale": "Cividis", "cmin": 0, "cmax": top, "colorbar": bar}
+    figure.update_layout(coloraxis=scale)
     figure.update_xaxes(title={"text": "round"}, showgrid=False)
     figure.update_yaxes(title={"text": "client"}, showgrid=False)
-    for text in (limited, *dict.fromkeys(found.rule for _, found in maps)):
-        if text:
-            note(figure, text)
+    cells = [f"{found.cell} ({group.label})" for group, found in maps if found.cell]
+    if cells:
+        note(figure, f"A cell stands for {'; '.join(cells)}. Its colour is the share of them.")
+    if limited:
+        note(figure, limited)
     return figure
 
 
@@ -63,13 +67,13 @@ class Map:
     Attributes:
         shares: Of the rounds and clients of each cell, the part in which a client took part.
         rounds: First round of each column; ``clients`` is the first client of each row.
-        rule: How cells were put together, in words.
+        cell: What a cell stands for, in words, where it is more than one client and round.
     """
 
     shares: Floats  # (clients, rounds)
     rounds: list[int]
     clients: list[int]
-    rule: str
+    cell: str
 
 
 def _map(run: Run) -> Map | None:
@@ -91,15 +95,10 @@ def _map(run: Run) -> Map | None:
         counts[row, column] = number
     heights = np.minimum(high, clients - high * np.arange(shape[0]))
     widths = np.minimum(wide, last_round - wide * np.arange(shape[1]))
-    rule = (
-        ""
-        if wide == high == 1
-        else f"A cell of the map of {clients:,} clients and {last_round:,} rounds stands for "
-        f"{_several(high, 'client')} by index in {_several(wide, 'round')}; its colour is the "
-        "share of them."
-    )
+    together = f"{_several(high, 'client')} in {_several(wide, 'round')}"
+    cell = "" if wide == high == 1 else together
     starts = (1 + wide * np.arange(shape[1])).tolist(), (high * np.arange(shape[0])).tolist()
-    return Map(counts / np.outer(heights, widths), *starts, rule)
+    return Map(counts / np.outer(heights, widths), *starts, cell)
 
 
 def _several(number: int, word: str) -> str:

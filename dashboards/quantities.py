@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedsim.dashboards.drawing import UNITS
+from fedsim.dashboards.axes import UNITS
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from fedsim.dashboards.axes import log_bytes, metric_label, number, round_ticks, time_ticks
 from fedsim.dashboards.costs import COSTS, Cost, scores
 from fedsim.dashboards.curves import (
     THINNING,
@@ -26,12 +27,9 @@ from fedsim.dashboards.drawing import (
     groups,
     has_band,
     line,
-    log_bytes,
-    metric_label,
     note,
     on_hover,
     outline,
-    round_ticks,
     rounded,
     styled,
 )
@@ -69,7 +67,7 @@ ROUNDS = View("rounds", "round (0 = before training)", "round %{x}")
 def _view(cost: Cost) -> View:
     log = cost.unit == "B"
     axis = f"{cost.axis}, so far" + (" (log scale; round 0 has none)" if log else "")
-    hover = f"%{{x:.4~s}}{cost.unit}"
+    hover = number("x", cost.unit)
     return View(cost.name, axis, hover, cost.so_far, log, "" if log else cost.unit)
 
 
@@ -90,10 +88,7 @@ def draw(runs: Sequence[Run], *, x: str = "rounds") -> go.Figure:
     drawings = [_drawing(drawn, ys, view) for view in views]
     axes = [_axis(view, drawings[i], runs) for i, view in enumerate(views)]
     figure = styled(go.Figure(_traces(drawings[first], views[first])), height=480)
-    menu = buttons(
-        [_button(*of_view) for of_view in zip(views, drawings, axes, strict=True)], first
-    )
-    figure.update_layout(updatemenus=menu)
+    buttons(figure, list(map(_button, views, drawings, axes)), first)
     figure.update_yaxes(title={"text": _score_label(drawn)})
     figure.update_xaxes(**axes[first])
     most = most_points(len(drawn))
@@ -145,6 +140,8 @@ def _axis(view: View, drawing: Drawing, runs: Sequence[Run]) -> dict[str, Any]:
     ticks |= {"ticksuffix": view.suffix, "tickformat": "~s" if view.suffix else ""}
     if view.log and (sent > 0).any():
         ticks |= log_bytes(sent)
+    if view.suffix == "s":
+        ticks |= time_ticks(sent)
     if view.x is None:
         ticks["dtick"] = round_ticks(runs)
     kind = "log" if view.log else "linear"

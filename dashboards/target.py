@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from fedsim.dashboards.axes import time_ticks
 from fedsim.dashboards.costs import BYTES, ENERGY, VIRTUAL, WALL, Cost, best, comparable, scores
 from fedsim.dashboards.drawing import Group, groups, note, rounded, slider, styled
 from fedsim.dashboards.panel import NothingToShow
@@ -49,7 +50,7 @@ def draw(runs: Sequence[Run], *, target: float | None = None) -> go.Figure:
     figure = _figure(costs, choices[first], len(drawn))
     metric = drawn[0].runs[0].key_metric[0]
     if target is None:
-        steps = [_step(score, bars) for score, bars in zip(targets, choices, strict=True)]
+        steps = [_step(score, costs, bars) for score, bars in zip(targets, choices, strict=True)]
         slider(figure, f"target, {metric}: ", steps, first)
     else:
         note(figure, f"Target: {metric} {target:.4g}.")
@@ -127,6 +128,8 @@ def _figure(costs: Sequence[Cost], bars: Sequence[dict[str, Any]], lines: int) -
             x=bar["x"],
             y=bar["y"],
             orientation="h",
+            width=0.45,
+            offset=0,  # below the words
             name=cost.name,
             marker={"color": bar["colours"], "opacity": 0.5},
             error_x={
@@ -142,25 +145,37 @@ def _figure(costs: Sequence[Cost], bars: Sequence[dict[str, Any]], lines: int) -
             y=bar["y"],
             mode="text",
             text=bar["text"],
-            textposition="middle right",
+            textposition="top right",
             cliponaxis=False,
             name=cost.name,
             hoverinfo="skip",
         )
         figure.add_traces([trace, words], rows=[1, 1], cols=[column, column])
-        axis = {"title": {"text": f"{cost.name} ({cost.unit})"}, "rangemode": "tozero"}
-        figure.update_xaxes(**axis, tickformat="~s", ticksuffix=cost.unit, row=1, col=column)
-    styled(figure, height=200 + 28 * lines)
+        unit = "" if cost.unit == "s" else f" ({cost.unit})"  # ticks are in minutes or hours, too
+        axis = {"title": {"text": f"{cost.name}{unit}"}, "rangemode": "tozero"}
+        axis |= {"tickformat": "~s", "ticksuffix": cost.unit, **_ticks(cost, bar)}
+        figure.update_xaxes(**axis, row=1, col=column)
+    styled(figure, height=180 + 36 * lines)
     figure.update_layout(showlegend=False)
     figure.update_yaxes(autorange="reversed")
     figure.update_yaxes(title={"text": "run"}, row=1, col=1)
     return figure
 
 
-def _step(score: float, bars: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _ticks(cost: Cost, bar: dict[str, Any]) -> dict[str, Any]:
+    """Ticks of the axis of a cost; every step sets them."""
+    return time_ticks(bar["x"] + bar["error_x.array"], most=3) if cost.unit == "s" else {}
+
+
+def _step(score: float, costs: Sequence[Cost], bars: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Bars and their words are drawn in turn; words stay at 0."""
     keys = ("x", "customdata", "error_x.array", "error_x.arrayminus")
     data = {key: [value for bar in bars for value in (bar[key], None)] for key in keys}
     data["x"] = [value for bar in bars for value in (bar["x"], [0] * len(bar["x"]))]
     data["text"] = [value for bar in bars for value in (None, bar["text"])]
-    return {"label": f"{score:.4g}", "method": "restyle", "args": [data]}
+    layout = {
+        f"xaxis{i}.{key}".replace("xaxis1.", "xaxis."): value
+        for i, (cost, bar) in enumerate(zip(costs, bars, strict=True), start=1)
+        for key, value in _ticks(cost, bar).items()
+    }
+    return {"label": f"{score:.4g}", "method": "update", "args": [data, layout]}

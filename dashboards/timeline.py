@@ -6,11 +6,13 @@ import html
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from fedsim.client_table import ClientTable
+from fedsim.dashboards.axes import time_ticks
 from fedsim.dashboards.curves import by_round, cumulative
 from fedsim.dashboards.drawing import COLOURS, Group, dropdown, first_groups, groups, note, styled
 from fedsim.dashboards.panel import NothingToShow
@@ -82,15 +84,16 @@ def draw(runs: Sequence[Run], *, round: int | None = None) -> go.Figure:
         trace.visible = i < TRACES
     styled(figure, height=200 + 16 * max(len(lane.bars) for lane in lanes))
     shapes = [_end_line(lane) for lane in lanes]
-    figure.update_layout(barmode="stack", bargap=0.25, shapes=[shapes[0]], margin_t=80)
+    figure.update_layout(barmode="stack", bargap=0.25, shapes=[shapes[0]])
     figure.update_xaxes(
-        title={"text": "virtual time since the round began (s)"},
+        title={"text": "virtual time since the round began"},
         ticksuffix=" s",
         rangemode="tozero",
+        **_ticks(lanes[0]),
     )
     figure.update_yaxes(title={"text": "client"}, type="category", autorange="reversed")
     if len(lanes) > 1:
-        figure.update_layout(updatemenus=dropdown([_choice(i, lanes) for i in range(len(lanes))]))
+        dropdown(figure, [_choice(i, lanes) for i in range(len(lanes))])
     for lane in lanes:
         if lane.clients > len(lane.bars):
             note(figure, RULE)
@@ -176,9 +179,14 @@ def _end_line(lane: Lane) -> dict[str, object]:
     return {"type": "line", "line": line, **place}
 
 
-def _choice(place: int, lanes: Sequence[Lane]) -> dict[str, object]:
+def _ticks(lane: Lane) -> dict[str, Any]:
+    return time_ticks([lane.end, *(bar.start + sum(bar.phases) for bar in lane.bars)])
+
+
+def _choice(place: int, lanes: Sequence[Lane]) -> dict[str, Any]:
     visible = [i // TRACES == place for i in range(TRACES * len(lanes))]
     lane = lanes[place]
     layout = {"shapes": [_end_line(lane)], "xaxis.autorange": True, "yaxis.autorange": "reversed"}
+    layout |= {f"xaxis.{key}": value for key, value in _ticks(lane).items()}
     label = f"{lane.group.short}, round {lane.number}"
     return {"label": label, "method": "update", "args": [{"visible": visible}, layout]}

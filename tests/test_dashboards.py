@@ -9,10 +9,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from plotly.offline import get_plotlyjs
 
 from fedsim.dashboards import (
+    axes,
     communication,
     curves,
     devices,
@@ -198,7 +200,7 @@ def test_curve_averages_x_and_y() -> None:
     ],
 )
 def test_log_ticks_are_bytes(values: list[float], ticks: list[str]) -> None:
-    assert drawing.log_bytes(values)["ticktext"] == ticks
+    assert axes.log_bytes(values)["ticktext"] == ticks
 
 
 # ---- page
@@ -322,3 +324,31 @@ def test_panels_have_places_and_titles_of_their_own():
     orders = [panel.order for panel in page.panels()]
     assert len(set(titles)) == len(titles)
     assert len(set(orders)) == len(orders)
+
+
+def test_long_lines_of_single_rounds_are_means_with_ranges() -> None:
+    heights = np.array([1.0, 3, np.nan, np.nan, 5, np.nan, 7, 9, 2])
+    x, n = np.arange(9.0), np.ones(9, np.int64)
+    short = curves.averaged(curves.Curve(x, heights, heights - 1, heights + 1, n), most=4)
+    assert short.x.tolist() == [0.5, 2.5, 4.5, 7.0]
+    np.testing.assert_array_equal(short.mean, [2, np.nan, 5, 6])
+    np.testing.assert_array_equal(short.low, [0, np.nan, 4, 1])
+    np.testing.assert_array_equal(short.high, [4, np.nan, 6, 10])
+    whole = curves.Curve(x[:8], heights[:8], heights[:8], heights[:8], n[:8])
+    assert curves.averaged(whole, most=4) is whole
+
+
+@pytest.mark.parametrize(
+    ("values", "log", "labels"),
+    [
+        ([0, 7000], False, ["0", "20 min", "40 min", "1 h", "1 h 20 min", "1 h 40 min", "2 h"]),
+        ([200_000], False, ["0", "12 h", "1 d", "1 d 12 h", "2 d", "2 d 12 h"]),
+        ([2_000_000], False, ["0", "4 d", "8 d", "12 d", "16 d", "20 d", "24 d"]),
+        ([50, 5000], True, ["10 s", "1 min", "10 min", "1 h", "10 h"]),
+        ([100], False, None),
+    ],
+)
+def test_ticks_of_times_are_read_off_clocks(
+    values: list[float], log: bool, labels: list[str] | None
+) -> None:
+    assert axes.time_ticks(values, log=log)["ticktext"] == labels

@@ -261,7 +261,7 @@ def test_participation_is_a_share_of_cells(tmp_path: Path, monkeypatch: pytest.M
     (heat,) = figure.data
     assert heat.z.tolist() == [[0.75, 0], [0, 0.5]]  # the last column is one round wide
     assert (list(heat.x), list(heat.y)) == ([1, 3], [0, 2])
-    assert "2 neighbouring clients by index in 2 neighbouring rounds" in drawing.notes(figure)[0]
+    assert "2 neighbouring clients in 2 neighbouring rounds" in drawing.notes(figure)[0]
 
 
 def test_time_line_of_the_last_round(tmp_path: Path) -> None:
