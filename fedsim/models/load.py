@@ -51,7 +51,8 @@ def build(section: ModelSection, auto_class: str, **defaults: Any) -> nn.Module:
             return _from_config(section.config, auto_class, defaults)
         name = str(section.name)
         if is_function(name):
-            return from_function(name, section.options, defaults)
+            known = {**defaults, "how_to_get": section.how_to_get}
+            return from_function(name, section.options, known)
         return _from_pretrained(section, name, auto_class, defaults)
 
 
