@@ -38,7 +38,7 @@ def overview(runs: Sequence[Run]) -> None:
             _progress(run)
     compared = compare.table(runs)
     headings, lines, caption = compare.layout(compared)
-    st.dataframe(_frame(headings, lines), hide_index=True, placeholder=MISSING, alt="Table of runs")
+    _show(headings, lines, "Table of runs")
     st.caption(plain(caption))
     for row in compared.rows:
         if row.reason:
@@ -77,9 +77,7 @@ def scenarios(runs: Sequence[Run]) -> None:
     compared = compare.table(runs)
     headings, lines = compare.option_layout(compared)
     if compared.options:
-        st.dataframe(
-            _frame(headings, lines), hide_index=True, placeholder=MISSING, alt="Options that differ"
-        )
+        _show(headings, lines, "Options that differ")
     else:
         st.info("These runs do not differ, but perhaps in name, seed, strategy and codec.")
     labels = {
@@ -153,9 +151,7 @@ def _progress(run: Run) -> None:
 def _over_seeds(compared: compare.Table) -> None:
     headings, lines = compare.group_layout(compared)
     st.subheader("Over seeds")
-    st.dataframe(
-        _frame(headings, lines), hide_index=True, placeholder=MISSING, alt="Table over seeds"
-    )
+    _show(headings, lines, "Table over seeds")
     st.caption(compare.GROUP_CAPTION)
 
 
@@ -203,6 +199,19 @@ def _parquet(frame: pd.DataFrame) -> bytes:
     file = io.BytesIO()
     frame.to_parquet(file, index=False)
     return file.getvalue()
+
+
+def _show(headings: Sequence[str], lines: Sequence[Sequence[compare.Cell]], alt: str) -> None:
+    """A table whose columns are as wide as their longest text; the app's own guess cuts numbers."""
+    columns = {
+        heading: st.column_config.Column(
+            width=min(300, 18 + round(6.5 * max(len(heading), *(len(text) for text, _ in cells)))),
+            alignment="right" if _by_value(cells) else "left",
+        )
+        for heading, cells in zip(headings, zip(*lines, strict=True), strict=True)
+    }
+    frame = _frame(headings, lines)
+    st.dataframe(frame, hide_index=True, placeholder=MISSING, alt=alt, column_config=columns)
 
 
 def _frame(headings: Sequence[str], lines: Sequence[Sequence[compare.Cell]]) -> Styler:
