@@ -35,11 +35,8 @@ def metric_label(key: str) -> str:
 
 def round_ticks(runs: Sequence[Run]) -> int | None:
     """Distance of ticks on a round axis: whole rounds where plotly would draw fractions."""
-    return (
-        1
-        if max((by_round(run, "round").rounds.max(initial=0) for run in runs), default=0) <= 10
-        else None
-    )
+    last = max((by_round(run, "round").rounds.max(initial=0) for run in runs), default=0)
+    return 1 if last <= 10 else None
 
 
 def log_bytes(values: Sequence[float] | Floats) -> dict[str, Any]:
@@ -52,8 +49,10 @@ def log_bytes(values: Sequence[float] | Floats) -> dict[str, Any]:
     return {"tickmode": "array", "tickvals": ticks, "ticktext": [human_bytes(t) for t in ticks]}
 
 
-STEPS = (10, 20, 30, 60, 120, 300, 600, 1200, 1800, *(h * 3600 for h in (1, 2, 4, 6, 12, 24)))
-DECADES = (1, 10, 60, 600, 3600, 36_000, 86_400, 864_000, 8_640_000)
+TIME_STEPS = (10, 20, 30, 60, 120, 300, 600, 1200, 1800, *(h * 3600 for h in (1, 2, 4, 6, 12, 24)))
+"""Distances of ticks on a linear axis of seconds."""
+TIMES = (1, 10, 60, 600, 3600, 36_000, 86_400, 864_000, 8_640_000)
+"""Ticks of a logarithmic one."""
 
 
 def time_ticks(
@@ -70,9 +69,9 @@ def time_ticks(
         return {"tickmode": None, "tickvals": None, "ticktext": None}
     if log:
         low = float(np.nanmin(numbers[numbers > 0]))
-        ticks = [t for t in DECADES if low / 10 <= t <= 10 * top]
+        ticks = [t for t in TIMES if low / 10 <= t <= 10 * top]
     else:
-        step = next((step for step in STEPS if top <= most * step), 0)
+        step = next((step for step in TIME_STEPS if top <= most * step), 0)
         step = step or math.ceil(top / most / 86_400) * 86_400
         ticks = [step * i for i in range(math.ceil(top / step) + 1)]
     return {"tickmode": "array", "tickvals": ticks, "ticktext": list(map(_clock, ticks))}

@@ -128,10 +128,11 @@ def _read(runs: Sequence[Run], score: str) -> list[pa.Table]:
 
 def _lines(paths: Sequence[Path], score: str) -> pa.Table:
     """All lines of some files one after the other, and the index of the file of each."""
+    connection = _connection().cursor()
     if not paths:
-        return _connection().sql(_empty([*COLUMNS, SCORE, _INDEX])).to_arrow_table()
+        return connection.sql(_empty([*COLUMNS, SCORE, _INDEX])).to_arrow_table()
     named = [*map(_quoted, COLUMNS), f"{_quoted(score)} AS {SCORE}", _INDEX]
-    lines = _connection().sql(
+    lines = connection.sql(
         f"SELECT {', '.join(named)} FROM read_json($paths, columns = $columns, "
         "format = 'newline_delimited', ignore_errors = true)",
         params={

@@ -70,4 +70,22 @@ def test_names_of_folders_are_no_patterns(tmp_path: Path) -> None:
     assert counts == [2, 4, 6]
 
 
+def test_files_that_are_read_together_are_each_of_their_run(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, losses=losses) for name, losses in ODD.items()]
+    (runs[1].path / "clients.jsonl").unlink()
+    with (runs[2].path / "clients.jsonl").open("a") as file:
+        file.write('{"torn')
+    judged = RunFolder.create(tmp_path, scenario(), None, key_metric=("eval/f1", "max"))
+    judged.add_clients([{"round": 1, "client": 7, "f1": 0.5}])
+    runs.insert(1, Run.open(judged.path))
+    first = ClientTable.of(runs[0])
+    tables = ClientTable.each(runs)
+    assert tables[0] is first
+    assert [table.rows.num_rows for table in tables] == [2, 1, 0, 6]
+    assert tables[1].query("SELECT client, score FROM clients") == [(7, 0.5)]
+    for run, table in zip(map(Run.open, (run.path for run in runs)), tables, strict=True):
+        assert ClientTable.of(run).rows.equals(table.rows)
+    assert [len(run.problems) for run in runs] == [0, 0, 1, 1]
+
+
 ODD = {"a1": (1,), "a[1]": (1, 2), "a*'\"?": (1, 2, 3)}
