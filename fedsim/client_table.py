@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import glob
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -48,6 +48,8 @@ _KEPT = "_client_table"
 _INDEX = "file_index"
 """Column that DuckDB knows of each line: the place of its file among those that were read."""
 FILE = "clients.jsonl"
+MOST_BYTES = 256 * 2**20
+"""Size of the files that are read together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +75,9 @@ class ClientTable:
         runs = list(runs)
         new = sorted((run for run in runs if _KEPT not in run.__dict__), key=score_column)
         for score, alike in itertools.groupby(new, key=score_column):
-            together = list(alike)
-            for run, rows in zip(together, _read(together, score), strict=True):
-                run.__dict__[_KEPT] = cls(rows)
+            for together in _batches(alike):
+                for run, rows in zip(together, _read(together, score), strict=True):
+                    run.__dict__[_KEPT] = cls(rows)
         return [run.__dict__[_KEPT] for run in runs]
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
@@ -100,6 +102,21 @@ def _connection() -> duckdb.DuckDBPyConnection:
 
     off = ("autoinstall_known_extensions", "autoload_known_extensions")
     return duckdb.connect(":memory:", config=dict.fromkeys(off, "false"))
+
+
+def _batches(runs: Iterable[Run]) -> Iterator[list[Run]]:
+    """Runs whose files are read together, so that what is read fits into memory twice."""
+    batch: list[Run] = []
+    total = 0
+    for run in runs:
+        size = (run.path / FILE).stat().st_size if (run.path / FILE).is_file() else 0
+        if batch and total + size > MOST_BYTES:
+            yield batch
+            batch, total = [], 0
+        batch.append(run)
+        total += size
+    if batch:
+        yield batch
 
 
 def _read(runs: Sequence[Run], score: str) -> list[pa.Table]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from fedsim import client_table
 from fedsim.client_table import ClientTable
 from fedsim.results import Run, RunFolder
 from tests.run_folders import make_run, scenario
@@ -70,7 +73,11 @@ def test_names_of_folders_are_no_patterns(tmp_path: Path) -> None:
     assert counts == [2, 4, 6]
 
 
-def test_files_that_are_read_together_are_each_of_their_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most_bytes", [1, 400, client_table.MOST_BYTES])
+def test_files_that_are_read_together_are_each_of_their_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_bytes: int
+) -> None:
+    monkeypatch.setattr(client_table, "MOST_BYTES", most_bytes)
     runs = [make_run(tmp_path / name, losses=losses) for name, losses in ODD.items()]
     (runs[1].path / "clients.jsonl").unlink()
     with (runs[2].path / "clients.jsonl").open("a") as file:
