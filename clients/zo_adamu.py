@@ -54,7 +54,8 @@ class ZOAdaMU(ClientMethod):
             keep it as the client's state (``keep``; d numbers for each client).
         normalise: Divide by sqrt(v + sigma).
         sigma: Keeps the divisor from 0.
-        max_ratio: Bound on each entry of p / sqrt(v + sigma).
+        max_ratio: Bound on each entry of p / sqrt(v + sigma). Without it entries grow without limit
+            once beta2 is 0, which the schedule reaches when it has settled.
         loss_clip: Drop steps whose two losses differ by more than this.
         directions: Distribution of the directions.
     """
