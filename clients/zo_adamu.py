@@ -55,7 +55,7 @@ class ZOAdaMU(ClientMethod):
         normalise: Divide by sqrt(v + sigma).
         sigma: Keeps the divisor from 0.
         max_ratio: Bound on each entry of p / sqrt(v + sigma). Without it entries grow without limit
-            once beta2 is 0, which the schedule reaches when it has settled.
+            once beta2 is 0, which the schedule ``figure`` reaches when it has settled.
         loss_clip: Drop steps whose two losses differ by more than this.
         directions: Distribution of the directions.
     """

@@ -42,7 +42,7 @@ SCORES = (
 def draw(runs: Sequence[Run]) -> go.Figure:
     """Draw stacked shares of outcomes per run and class, and mean scores beside them."""
     drawn, limited = first_groups([g for g in groups(runs) if _on_devices(g)], 12)
-    ClientTable.each(run for g in drawn for run in g.runs)  # all at once
+    ClientTable.each(run for g in drawn for run in g.runs)  # read together, kept with the runs
     counts = {g.label: _counts(g) for g in drawn}
     timed = [g for g in drawn if counts[g.label]]
     if not timed:

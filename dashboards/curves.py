@@ -210,8 +210,8 @@ def averaged(points: Curve, most: int = MOST_MEANS) -> Curve:
 
 
 AVERAGING = (
-    f"Lines of more than {2 * MOST_MEANS} rounds are drawn as {MOST_MEANS} means over neighbouring "
-    "rounds, shaded from the lowest to the highest round."
+    f"Lines of more than {2 * MOST_MEANS} points are drawn as {MOST_MEANS} means over neighbouring "
+    "ones; where they are shaded, it is from the lowest to the highest."
 )
 """The rule of ``averaged``, for the page."""
 THINNING = (

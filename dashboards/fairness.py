@@ -63,7 +63,9 @@ def draw(runs: Sequence[Run]) -> go.Figure:
     everyone = groups(runs)
     drawn, left_out = comparable(everyone)
     drawn, limited = first_groups(drawn or everyone)
-    ClientTable.each(run for group in drawn for run in group.runs)  # all at once
+    ClientTable.each(
+        run for group in drawn for run in group.runs
+    )  # read together, kept with the runs
     shown, kind = _measured(drawn)
     figure = _figure(shown, kind)
     missing = len(drawn) - len(shown)

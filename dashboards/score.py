@@ -85,7 +85,7 @@ def draw(runs: Sequence[Run], *, x: str = "rounds") -> go.Figure:
     views = [ROUNDS, *map(_view, measured)]
     first = next((i for i, view in enumerate(views) if view.name == x), 0)
     ys = [[scores(run) for run in group.runs] for group in drawn]
-    drawings = [_drawing(drawn, ys, view) for view in views]
+    drawings = [_lines(drawn, ys, view) for view in views]
     axes = [_axis(view, drawings[i], runs) for i, view in enumerate(views)]
     figure = styled(go.Figure(_traces(drawings[first], views[first])), height=480)
     buttons(figure, list(map(_button, views, drawings, axes)), first)
@@ -102,25 +102,27 @@ def _score_label(drawn: Sequence[Group]) -> str:
     return "; ".join(map(metric_label, keys))
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """The lines of one view, and those groups among them that have a band, which lies below."""
-
-    bands: list[tuple[Group, Curve]]
-    lines: list[tuple[Group, Curve]]
+Lines = list[tuple[Group, Curve]]
+"""The curve of each group in one view."""
 
 
-def _drawing(drawn: Sequence[Group], ys: Sequence[Sequence[Column]], view: View) -> Drawing:
+def _lines(drawn: Sequence[Group], ys: Sequence[Sequence[Column]], view: View) -> Lines:
     most, lines = most_points(len(drawn)), []
     for group, own in zip(drawn, ys, strict=True):
         points = _points(group, own, view)
         lines.append((group, points.at(thinning(points.mean, most))))
-    return Drawing([(g, points) for g, points in lines if has_band(g, drawn)], lines)
+    return lines
 
 
-def _traces(drawing: Drawing, view: View) -> list[go.Scatter]:
-    bands = [band(group, points) for group, points in drawing.bands]
-    return bands + [line(group, points, view.on_hover) for group, points in drawing.lines]
+def _bands(lines: Lines) -> Lines:
+    """Those among them that have a band, which lies below all lines."""
+    drawn = [group for group, _ in lines]
+    return [(group, points) for group, points in lines if has_band(group, drawn)]
+
+
+def _traces(lines: Lines, view: View) -> list[go.Scatter]:
+    bands = [band(group, points) for group, points in _bands(lines)]
+    return bands + [line(group, points, view.on_hover) for group, points in lines]
 
 
 def _points(group: Group, ys: Sequence[Column], view: View) -> Curve:
@@ -133,9 +135,9 @@ def _points(group: Group, ys: Sequence[Column], view: View) -> Curve:
     return points.at(points.x > 0) if view.log else points  # a log axis has no place for 0
 
 
-def _axis(view: View, drawing: Drawing, runs: Sequence[Run]) -> dict[str, Any]:
+def _axis(view: View, lines: Lines, runs: Sequence[Run]) -> dict[str, Any]:
     """Properties of the x axis; every view sets all of them, so that buttons undo each other."""
-    sent = np.concatenate([points.x for _, points in drawing.lines])
+    sent = np.concatenate([points.x for _, points in lines])
     ticks: dict[str, Any] = {"tickmode": None, "tickvals": None, "ticktext": None, "dtick": None}
     ticks |= {"ticksuffix": view.suffix, "tickformat": "~s" if view.suffix else ""}
     if view.log and (sent > 0).any():
@@ -148,10 +150,10 @@ def _axis(view: View, drawing: Drawing, runs: Sequence[Run]) -> dict[str, Any]:
     return {"title": {"text": view.axis, "standoff": 8}, "type": kind, "autorange": True, **ticks}
 
 
-def _button(view: View, drawing: Drawing, axis: dict[str, Any]) -> dict[str, Any]:
+def _button(view: View, drawn: Lines, axis: dict[str, Any]) -> dict[str, Any]:
     """What the choice of a view changes in each trace, bands first, and in the x axis."""
-    bands = [(*outline(points), None, None) for _, points in drawing.bands]
-    lines = [(c.x, c.mean, c.n, on_hover(group, view.on_hover)) for group, c in drawing.lines]
+    bands = [(*outline(points), None, None) for _, points in _bands(drawn)]
+    lines = [(c.x, c.mean, c.n, on_hover(group, view.on_hover)) for group, c in drawn]
     x, y, seeds, hover = zip(*bands, *lines, strict=True)
     data: dict[str, Any] = {"x": x, "y": y, "customdata": seeds}
     data = {key: list(map(rounded, values)) for key, values in data.items()}

@@ -362,7 +362,7 @@ class Run:
     def column(self, key: str) -> tuple[list[int], list[float]]:
         """Rounds that have ``key``, and its values; null is NaN."""
         rounds, values = self.columns.get(key, ([], []))
-        return rounds, [math.nan if v is None else v for v in values]
+        return list(rounds), [math.nan if v is None else v for v in values]
 
     @cached_property
     def columns(self) -> dict[str, tuple[list[int], list[Any]]]:
