@@ -35,15 +35,15 @@ def test_logits_are_of_the_scaled_mean_of_unit_length(folder: str) -> None:
     torch.testing.assert_close(model(IDS[1:, :2], MASK[1:, :2]), expected[1:])  # of no padding
 
 
-def test_an_untrained_one_prefers_no_class_and_has_no_dropout(folder: str) -> None:
+def test_an_untrained_one_prefers_no_class_and_has_the_encoders_dropout(folder: str) -> None:
     section = ModelSection(name=NAME, options={"pretrained": folder})
     model = load.build(section, CLASSIFIER, num_labels=4, vocab_size=100)
     assert model(IDS, MASK).tolist() == [[0.0] * 4] * 2
-    torch.nn.init.normal_(model.classifier.weight)
-    assert torch.equal(model.train()(IDS, MASK), model.eval()(IDS, MASK))
-    active = sentence_classifier(folder, dropout=0.5).train()
-    torch.nn.init.normal_(active.classifier.weight)
-    assert not torch.equal(active(IDS, MASK), active(IDS, MASK))
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    for options, equal in ((off, True), (None, False)):
+        model = sentence_classifier(folder, options=options).train()
+        torch.nn.init.normal_(model.classifier.weight)
+        assert torch.equal(model(IDS, MASK), model(IDS, MASK)) == equal
 
 
 def test_weights_that_are_not_there_are_named() -> None:
@@ -52,3 +52,11 @@ def test_weights_that_are_not_there_are_named() -> None:
         load.build(section, CLASSIFIER, num_labels=2)
     assert caught.value.key == ("model", "options", "pretrained")
     assert caught.value.hint == "Ask Ann"
+
+
+def test_an_option_that_the_encoder_lacks_is_named(folder: str) -> None:
+    options = {"pretrained": folder, "options": {"hidden_dropout_probs": 0.0}}
+    with pytest.raises(ModelError, match="unknown option 'hidden_dropout_probs'") as caught:
+        load.build(ModelSection(name=NAME, options=options), CLASSIFIER, num_labels=2)
+    assert caught.value.key == ("model", "options", "options", "hidden_dropout_probs")
+    assert "hidden_dropout_prob" in caught.value.hint

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedsim.models import places
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from fedsim.errors import ModelError
+from fedsim.models import load
+from fedsim.scenario import ModelSection
 
 
 class SentenceClassifier(nn.Module):
@@ -47,7 +45,7 @@ def sentence_classifier(
     pretrained: str,
     num_labels: int = 2,
     scale: float = 100.0,
-    dropout: float = 0.0,
+    options: dict[str, Any] | None = None,
     how_to_get: str = "",
 ) -> nn.Module:
     """A classifier on a pretrained sentence encoder, as such encoders are used by their authors.
@@ -62,20 +60,17 @@ def sentence_classifier(
             too.
         num_labels: Number of classes; the data says it.
         scale: Factor of the embedding before the head.
-        dropout: Of hidden states and attention, while training.
+        options: Of the encoder's configuration, such as ``hidden_dropout_prob``.
         how_to_get: What to tell a reader who lacks the weights; ``model.how_to_get`` says it.
 
     Raises:
-        ModelError: The weights cannot be found or read.
+        ModelError: The weights cannot be found or read, or an option is unknown.
     """
-    from transformers import AutoModel
-
-    def get(place: str, **where: bool) -> PreTrainedModel:
-        rates = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), dropout)
-        encoder: PreTrainedModel = AutoModel.from_pretrained(
-            place, dtype=torch.float32, trust_remote_code=False, **rates, **where
-        )
-        return encoder
-
-    encoder = places.fetch(pretrained, how_to_get, ("model", "options", "pretrained"), get)
+    section = ModelSection(name=pretrained, options=options or {}, how_to_get=how_to_get)
+    try:
+        encoder: Any = load.build(section, "AutoModel")
+    except ModelError as error:  # its places are those of a section of its own
+        own = ("pretrained",) if error.key[1:2] == ("name",) else error.key[1:]
+        key = ("model", "options", *own)
+        raise ModelError(error.what, key=key, allowed=error.allowed, hint=error.hint) from error
     return SentenceClassifier(encoder, encoder.config.hidden_size, num_labels, scale)
