@@ -20,7 +20,6 @@ from typing import Annotated, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
-from scipy.special import ndtri
 
 from fedsim.sections import Section
 from fedsim.seeds import Seeds
@@ -204,7 +203,7 @@ class Diurnal(Slotted):
         wave = 1 + self.swing * np.cos(2 * np.pi * (local_s - self.peak_h * 3600) / DAY_S)
         mean = np.full(len(clients), self.mean)
         if self.sigma:
-            normal = ndtri(context.seeds.uniforms("presence", clients))
+            normal = context.seeds.normals("presence", clients)
             mean = mean * np.exp(self.sigma * normal - self.sigma**2 / 2)
         return np.asarray(np.clip(mean * wave, 0.0, 0.95))
 

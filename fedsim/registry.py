@@ -108,8 +108,8 @@ def check_kind(kind: str, name: str, target: Any) -> None:
     """
     if inspect.isfunction(target):
         return
-    contracts = tuple(import_object(contract) for contract in CONTRACTS[kind])
-    if isinstance(target, contracts) or (inspect.isclass(target) and issubclass(target, contracts)):
+    made = target if inspect.isclass(target) else type(target)
+    if any(issubclass(made, import_object(contract)) for contract in CONTRACTS[kind]):
         return
     raise PluginError(
         f"'{name}' is no {kind_label(kind)}",

@@ -52,6 +52,12 @@ class Seeds:
                 bits = _splitmix64(bits ^ _splitmix64(np.asarray(part).astype(np.uint64)))
         return np.asarray(((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
 
+    def normals(self, name: str, *index: int | NDArray[np.int64]) -> NDArray[np.float64]:
+        """Standard normal draws, one for each tuple of integers, as ``uniforms`` are."""
+        from scipy.special import ndtri
+
+        return np.asarray(ndtri(self.uniforms(name, *index)))
+
     def torch(self, *name: str | int) -> torch.Generator:
         """A CPU torch generator for the stream called ``name``."""
         import torch

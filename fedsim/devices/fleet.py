@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy.special import ndtri
 
 from fedsim.availability import Recorded
 from fedsim.devices import profiles, tables, traces
@@ -184,7 +183,7 @@ class Fleet:
         return float(self.seeds.uniforms(f"device {name}", *index))
 
     def _normal(self, name: str, *index: int) -> float:
-        return float(ndtri(self._draw(name, *index)))
+        return float(self.seeds.normals(f"device {name}", *index))
 
     @cached_property
     def _bounds(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -11,10 +11,11 @@ from fedsim.arrays import Arrays, misfit, non_finite
 from fedsim.client import Update
 from fedsim.codec import Codec, Payload
 from fedsim.errors import ClientError, PayloadError
-from fedsim.strategy import NUM_EXAMPLES
 
 MAX_EXAMPLES = 2**31
 """Largest weight of one client: more would drown the others, or overflow."""
+FIRST_WEIGHT = "num-examples"
+"""Beside a residual: the weight of a client's first message."""
 
 
 def check_update(update: Update, like: Arrays) -> None:
@@ -101,7 +102,7 @@ def check_weight(update: Update, residual: Arrays) -> None:
     Raises:
         ClientError: ``num_examples`` is not what it was.
     """
-    before = residual.setdefault(NUM_EXAMPLES, np.array(update.num_examples))
+    before = residual.setdefault(FIRST_WEIGHT, np.array(update.num_examples))
     if int(before) != update.num_examples:
         raise ClientError(
             f"num_examples was {int(before)} and is {update.num_examples}; the server's mean over "

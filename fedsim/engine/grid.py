@@ -22,7 +22,6 @@ from fedsim.codec import Payload
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report, bundled, cut
 from fedsim.engine.checks import decode_update
 from fedsim.engine.downlink import Downlink, one_content_only
-from fedsim.engine.internals import note_decoded
 from fedsim.engine.messages import (
     Answered,
     Group,
@@ -34,6 +33,7 @@ from fedsim.engine.messages import (
     reply,
 )
 from fedsim.engine.states import ClientStates
+from fedsim.engine.update_norms import note_decoded
 from fedsim.engine.uplink import ClientMean
 from fedsim.engine.worker import Recipe
 from fedsim.errors import PayloadError

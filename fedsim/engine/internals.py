@@ -1,17 +1,8 @@
 """What a round was like inside, measured on the way: norms, what codecs lose, agreement of clients.
 
-Workers measure each update while they hold it, the grid what it decodes itself, and ``of_round``
-puts a round together with what the strategy noted of itself (``DeltaStrategy.note``). Nothing is
-encoded or decoded for it, sums have a fixed order, and no training result depends on it. Norms are
-L2 norms over all arrays. In clients.jsonl:
-
-    update_norm         of the update, before it is encoded
-    decoded_norm        of what the server makes of the message, with a lossy codec
-    compression_error   |decoded - update| / |update|; where blocks answer as one client
-    residual_norm       |what the server still lacks after the message| / |update|: the error that
-                        EF14 and EControl carry on, the distance to the server's estimate elsewhere
-
-In rounds.jsonl, under ``agg/``, the means of these over the clients that answered, and
+``of_round`` puts a round together from what was measured of each update (``update_norms``) and what
+the strategy noted of itself (``DeltaStrategy.note``). In rounds.jsonl, under ``agg/``, the means of
+``update_norms`` over the clients that answered, and
 
     update_norm_max     the longest update
     mean_norm           of the clients' weighted mean, as the strategy gets it
@@ -39,52 +30,15 @@ from typing import TYPE_CHECKING
 from flwr.app import ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
-from fedsim.arrays import Arrays, distance, norm
-from fedsim.codec import Codec
+from fedsim.arrays import distance, norm
 from fedsim.engine.blocks import Report
+from fedsim.engine.update_norms import DECODED, LOST, RESIDUAL, UPDATE
 from fedsim.event_strategy import EventStrategy
 from fedsim.records import Record
 from fedsim.strategy import DeltaStrategy, to_arrays
 
 if TYPE_CHECKING:
     from fedsim.engine.grid import WorkerGrid
-
-UPDATE, DECODED, LOST, RESIDUAL = (
-    "update_norm",
-    "decoded_norm",
-    "compression_error",
-    "residual_norm",
-)
-
-
-def note_update(report: Report, update: Arrays, codec: Codec, kept: Arrays) -> None:
-    """Measure a client's update, and what is left of it after its message.
-
-    Args:
-        report: Of the client; gets the numbers.
-        update: Before encoding.
-        codec: Has just encoded it.
-        kept: What the codec remembers now.
-    """
-    report.internals[UPDATE] = norm(update)
-    residual = codec.residual(update, kept)
-    if residual is not None:
-        report.internals[RESIDUAL] = _relative(residual, report)
-
-
-def note_decoded(
-    report: Report, decoded: Arrays, codec: Codec, update: Arrays | None = None
-) -> Arrays:
-    """Measure what a lossy codec made of an update, which is compared where it is at hand.
-
-    Returns:
-        The decoded arrays as they are.
-    """
-    if not (codec.lossless or codec.accumulates):
-        report.internals[DECODED] = norm(decoded)
-        if update is not None and not codec.stateful:  # feedback has its residual
-            report.internals[LOST] = _relative(distance(decoded, update), report)
-    return decoded
 
 
 def of_round(
@@ -138,9 +92,3 @@ def _plan(grid: WorkerGrid) -> Record:
     values = grid.planner.chosen
     mean = math.fsum(values) / len(values)
     return {"plan_min": min(values), "plan_mean": mean, "plan_max": max(values)}
-
-
-def _relative(value: float, report: Report) -> float:
-    """A length in units of the update's; 0 of an update of length 0 is 0."""
-    size = report.internals[UPDATE]
-    return value / size if size else value

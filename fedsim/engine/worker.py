@@ -30,8 +30,8 @@ from fedsim.engine.checks import (
     decode_update,
 )
 from fedsim.engine.gradients import mean_gradient
-from fedsim.engine.internals import note_decoded, note_update
 from fedsim.engine.process import peak_bytes, preserved_generators, time_limit
+from fedsim.engine.update_norms import note_decoded, note_update
 from fedsim.errors import FedsimError, ModelError, ScenarioError
 from fedsim.scenario import Scenario
 from fedsim.seeds import Seeds

@@ -42,18 +42,17 @@ def build(section: ModelSection, auto_class: str, **defaults: Any) -> nn.Module:
     Raises:
         ModelError: The network cannot be found or built; ``key`` names the place.
     """
-    with quiet():
-        if section.config is not None:
-            if section.options:
-                raise ModelError(
-                    "'options' goes with 'name'; write them into 'config'", key=("model", "options")
-                )
-            return _from_config(section.config, auto_class, defaults)
-        name = str(section.name)
-        if is_function(name):
-            known = {**defaults, "how_to_get": section.how_to_get}
-            return from_function(name, section.options, known)
-        return _from_pretrained(section, name, auto_class, defaults)
+    if section.config is not None:
+        if section.options:
+            raise ModelError(
+                "'options' goes with 'name'; write them into 'config'", key=("model", "options")
+            )
+        return _from_config(section.config, auto_class, defaults)
+    name = str(section.name)
+    if is_function(name):
+        known = {**defaults, "how_to_get": section.how_to_get}
+        return from_function(name, section.options, known)
+    return _from_pretrained(section, name, auto_class, defaults)
 
 
 # Inline configurations
@@ -75,7 +74,8 @@ def _from_config(given: Mapping[str, Any], auto_class: str, defaults: dict[str, 
     check_config_options(config_class, options, key)
     known = _known_options(config_class)
     open_ = {n: v for n, v in defaults.items() if n in known and not _says(config_class, given, n)}
-    with readable(f"the model '{given['model_type']}' cannot be built", key, options):
+    what = f"the model '{given['model_type']}' cannot be built"
+    with quiet(), readable(what, key, options):
         config = config_class(**options, **open_)
         model: nn.Module = builder.from_config(config)
     return model

@@ -1,6 +1,10 @@
 """Rounds: parity with Flower, its strategies unchanged, exact bytes, faults, states, blocks."""
 
+import pickle
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +23,8 @@ from tests.engine.clients_that_misbehave import CapturingCodec
 from tests.engine.runs import MISBEHAVE, STOCK, recipe
 from tests.problems import tiny
 
+ROOT = Path(__file__).parents[2]
+UNUSED = ("flwr", "peft", "ray", "sympy", "transformers")
 
 def test_equal_seeds_equal_bits_and_other_seeds_other_bits(tmp_path):
     digests = [
@@ -169,6 +175,19 @@ def test_the_reporter_hears_every_client(tmp_path):
 
     simulation.run(tiny(), out=tmp_path, reporter=Listener())
     assert sum(heard) == 12
+
+
+def test_a_worker_loads_only_the_libraries_of_its_work(tmp_path):
+    """Each costs every worker process a part of a second."""
+    (tmp_path / "recipe").write_bytes(pickle.dumps(recipe(tiny())))
+    code = (
+        "import pickle, sys\nfrom pathlib import Path\nfrom fedsim.engine.worker import Worker\n"
+        "Worker(pickle.loads(Path(sys.argv[1]).read_bytes()))\n"
+        f"print([m for m in {UNUSED} if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "recipe")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_blocks_depend_on_the_cohort_alone():
