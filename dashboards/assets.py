@@ -13,7 +13,8 @@ CSS = """
   @page { size: A4 landscape; margin: 12mm; }
   body { font-size: 12px; }
   main { max-width: none; padding: 0; }
-  section.panel, tr, .piece { break-inside: avoid; }
+  section.panel, table, tr, .piece { break-inside: avoid; }
+  h2 { break-after: avoid; }
   section.long { break-inside: auto; break-before: page; }
   .piece { overflow: hidden; position: relative; }
   table { font-size: 10.5px; }

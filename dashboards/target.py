@@ -103,8 +103,9 @@ def _bar(drawn: Sequence[Group], cost: Cost, target: float) -> dict[str, Any]:
         unmeasured = not any(len(cost.so_far(run).rounds) for run in group.runs)
         missing = "not measured" if unmeasured else "not reached"
         lengths.append(mean)
-        more.append(max(reached, default=mean) - mean)
-        less.append(mean - min(reached, default=mean))
+        several = len(reached) > 1
+        more.append(max(reached) - mean if several else None)
+        less.append(mean - min(reached) if several else None)
         words.append(f"{cost.human(mean)}{partly}" if reached else missing)
         hovers.append(f"{mean:,.6g} {cost.unit}{partly}" if reached else missing)
     return {
@@ -121,7 +122,7 @@ def _bar(drawn: Sequence[Group], cost: Cost, target: float) -> dict[str, Any]:
 def _figure(costs: Sequence[Cost], bars: Sequence[dict[str, Any]], lines: int) -> go.Figure:
     names = [cost.name for cost in costs]
     figure = make_subplots(
-        1, len(costs), shared_yaxes=True, subplot_titles=names, horizontal_spacing=0.03
+        1, len(costs), shared_yaxes=True, subplot_titles=names, horizontal_spacing=0.05
     )
     for column, (cost, bar) in enumerate(zip(costs, bars, strict=True), start=1):
         trace = go.Bar(
@@ -164,7 +165,8 @@ def _figure(costs: Sequence[Cost], bars: Sequence[dict[str, Any]], lines: int) -
 
 def _ticks(cost: Cost, bar: dict[str, Any]) -> dict[str, Any]:
     """Ticks of the axis of a cost; every step sets them."""
-    return time_ticks(bar["x"] + bar["error_x.array"], most=3) if cost.unit == "s" else {}
+    ends = bar["x"] + np.nan_to_num(bar["error_x.array"])
+    return time_ticks(ends, most=3) if cost.unit == "s" else {}
 
 
 def _step(score: float, costs: Sequence[Cost], bars: Sequence[dict[str, Any]]) -> dict[str, Any]:

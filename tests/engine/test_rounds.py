@@ -26,6 +26,7 @@ from tests.problems import tiny
 ROOT = Path(__file__).parents[2]
 UNUSED = ("flwr", "peft", "ray", "sympy", "transformers")
 
+
 def test_equal_seeds_equal_bits_and_other_seeds_other_bits(tmp_path):
     digests = [
         simulation.run(tiny(seed=seed), out=tmp_path).summary["weights_sha256"]
