@@ -137,7 +137,8 @@ def rows(name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """All training rows of a work: inputs and labels, client after client."""
     work = WORKS[name]
     rng = np.random.default_rng(SEED)
-    labels = np.arange(work.num_clients * work.rows) % work.classes
+    # Without an order: a peer that does not shuffle would get batches of one row a class.
+    labels = rng.permutation(np.arange(work.num_clients * work.rows) % work.classes)
     make = _tokens if work.vocabulary else _images
     return make(work, labels, rng), labels
 
