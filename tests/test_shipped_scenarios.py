@@ -107,6 +107,7 @@ FILES = {
     "shakespeare_roles": speeches,
     "sst2_minilm": films,
     "sst2_minilm_full": films,
+    "sst2_minilm_upper": films,
     "sst2_tiny_bert": films,
     "unknown_participation": as_it_is,
     "zo_adamu_digits": embedded,
