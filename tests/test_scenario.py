@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -334,6 +336,17 @@ def test_the_digest_is_frozen_and_follows_the_values(write):
 def test_a_shipped_scenario_begins_with_a_question_and_its_cost(name):
     first = SHIPPED[name].read_text(encoding="utf-8").splitlines()[0]
     assert re.fullmatch(r"# [A-Z].+\?? {3}(about|under) (a minute|\d+ minutes) on 2 cores", first)
+
+
+def test_scenarios_are_checked_before_the_data_library_is_loaded():
+    """Ray starts right after the check, beside what takes longer."""
+    code = (
+        "import sys\nfrom fedsim.scenario import load\n"
+        f"[load(path) for path in {[str(path) for path in SHIPPED.values()]}]\n"
+        "print([m for m in ('datasets', 'pandas', 'pyarrow', 'ray') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 # The schema for editors

@@ -15,7 +15,6 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedsim.data.owned import OwnedRows
 from fedsim.errors import DataError, did_you_mean
 from fedsim.models import load
 from fedsim.scenario import ModelSection
@@ -120,6 +119,8 @@ def column(rows: Dataset, name: str, option: str) -> Any:
             hint=did_you_mean(name, rows.column_names),
             allowed=f"Columns: {', '.join(rows.column_names)}",
         )
+    from fedsim.data.owned import OwnedRows  # loads datasets, which takes a second
+
     fast = rows.array(name) if isinstance(rows, OwnedRows) else None
     return rows.with_format("numpy")[name][:] if fast is None else fast
 
