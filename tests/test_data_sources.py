@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fedsim.data import embedded
 from fedsim.data.sources import Rows, load_rows, missing_files
 from fedsim.errors import DataError, FedsimError, PluginError
 from fedsim.scenario import DataSection
@@ -145,22 +144,6 @@ def test_idx_folder_and_files(tmp_path: Path, packed: bool) -> None:
         np.testing.assert_array_equal(batch["image"], np.arange(72).reshape(6, 4, 3))
         np.testing.assert_array_equal(batch["label"], [0, 1, 2, 0, 1, 2])
         assert len(rows.test) == 6
-
-
-def test_arrays_have_fingerprints_of_their_values() -> None:
-    values, labels = np.zeros((2, 3, 3), np.uint8), np.array([0, 1])
-    first, again, other, swapped, wider = (
-        embedded._dataset("image", x, y, ["a", "b"])._fingerprint
-        for x, y in (
-            (values, labels),
-            (values.copy(), labels.astype(np.uint8)),
-            (values + 1, labels),
-            (values, labels[::-1]),
-            (np.zeros((2, 9, 1), np.uint8), labels),
-        )
-    )
-    assert first == again
-    assert len({first, other, swapped, wider}) == 4
 
 
 def test_idx_without_test_pair_has_no_test(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ it vanished at work; it became unavailable; it answered too late; too few others
 class Report:
     """What happened to one client in one round.
 
-    ``internals`` are the engine's own numbers of an update (see ``fedsim.engine.internals``);
+    ``internals`` are the engine's own numbers of an update (see ``fedsim.engine.update_norms``);
     ``up_layers`` and ``down_layers`` hold bytes by array and part, where the scenario asks for
     them; ``spent`` and ``trip`` are known where the scenario has devices.
     """
