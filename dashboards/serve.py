@@ -15,6 +15,7 @@ SCRIPT = Path(__file__).parent / "app" / "main.py"
 OPTIONS = {
     "server.address": HOST,
     "server.fileWatcherType": "none",
+    "server.showEmailPrompt": "false",
     "browser.serverAddress": HOST,
     "browser.gatherUsageStats": "false",
     "client.toolbarMode": "minimal",

@@ -243,6 +243,7 @@ def test_the_server_is_for_this_machine_and_tells_nobody(runs):
     assert flags["--server.port"] == "8765"
     assert flags["--server.headless"] == "true"
     assert flags["--browser.gatherUsageStats"] == "false"
+    assert flags["--server.showEmailPrompt"] == "false"
     assert told[-2:] == ["--", str(runs)]
 
 

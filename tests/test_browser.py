@@ -174,13 +174,14 @@ def address(browser: Browser, runs: Path, here: Path) -> Iterator[str]:
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: told\nVersion: 1\n")
     (package / "entry_points.txt").write_text("[fedsim.panels]\ntold = told\n")
     (package.parent / "told.py").write_text(TOLD)
-    command = [sys.executable, "-m", "fedsim", "dashboard", str(runs), "--headless"]
+    command = [sys.executable, "-m", "fedsim", "dashboard", str(runs)]  # BROWSER opens nothing
     path = os.pathsep.join([str(ROOT), str(package.parent)])
     with (here / "app.log").open("wb") as log:
         server = subprocess.Popen(
             [*command, "--port", str(port)],
             cwd=here,
-            env={**os.environ, "PYTHONPATH": path, "HOME": str(here)},
+            env={**os.environ, "PYTHONPATH": path, "HOME": str(here), "BROWSER": "true"},
+            stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
         )
