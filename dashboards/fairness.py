@@ -63,9 +63,8 @@ def draw(runs: Sequence[Run]) -> go.Figure:
     everyone = groups(runs)
     drawn, left_out = comparable(everyone)
     drawn, limited = first_groups(drawn or everyone)
-    ClientTable.each(
-        run for group in drawn for run in group.runs
-    )  # read together, kept with the runs
+    # read together, kept with the runs
+    ClientTable.each(run for group in drawn for run in group.runs)
     shown, kind = _measured(drawn)
     figure = _figure(shown, kind)
     missing = len(drawn) - len(shown)
