@@ -12,7 +12,8 @@ from fedsim.data.sources import check_files
 from fedsim.engine.event_loop import EventLoop
 from fedsim.engine.grid import WorkerGrid
 from fedsim.engine.inline import InlineGrid
-from fedsim.engine.ray_grid import Launch, RayGrid
+from fedsim.engine.launch import Launch
+from fedsim.engine.ray_grid import RayGrid
 from fedsim.engine.states import ClientStates
 from fedsim.engine.timetable import WorldTimetable
 from fedsim.engine.worker import Recipe
@@ -26,14 +27,22 @@ from fedsim.strategy import DeltaStrategy, check_strategy, is_additive, sampling
 from fedsim.units import human_bytes
 
 
-def launched(scenario: Scenario) -> AbstractContextManager[Launch | None]:
+def launched(
+    scenario: Scenario, launch: Launch | None = None
+) -> AbstractContextManager[Launch | None]:
     """Worker processes that start at once, beside what follows; none for the inline backend.
+
+    Args:
+        scenario: What they are for.
+        launch: The caller's own, who ends them.
 
     Raises:
         DataError: A file is missing, which would end the run before they are of use.
     """
     check_files(scenario.data)
-    return Launch(scenario.engine) if scenario.engine.backend == "ray" else nullcontext()
+    if launch or scenario.engine.backend != "ray":
+        return nullcontext(launch)
+    return Launch(scenario.engine)
 
 
 def open_grid(

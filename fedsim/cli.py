@@ -246,7 +246,10 @@ def main() -> None:
 
 
 def _end(error: FedsimError, exit_code: int) -> NoReturn:
-    print(f"fedsim: {error}", file=sys.stderr)
+    print(f"fedsim: {error}", file=sys.stderr, flush=True)
+    launch = sys.modules.get("fedsim.engine.launch")
+    if launch and launch.ends_unwanted():  # nothing has begun, so nobody need wait for seconds
+        os._exit(exit_code)
     sys.exit(exit_code)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -14,7 +15,10 @@ from fedsim import sweep as sweeping
 from fedsim.errors import DataError, FedsimError, RunError
 from fedsim.progress import Reporter
 from fedsim.results import Run
-from fedsim.scenario import Scenario, load
+from fedsim.scenario import Scenario, engine_section, load
+
+if TYPE_CHECKING:
+    from fedsim.engine.launch import Launch
 
 TRIED_ROWS = 8
 """``validate`` tests the untrained model on about this many rows, to see that they fit."""
@@ -36,7 +40,20 @@ def run(
         make_reporter: Called with a run's seed for each run.
         json: Print the table as one line of JSON.
     """
-    scenario = _load(name, [*overrides, "sweep="])
+    with _launched(name, overrides) as launch:
+        scenario = _load(name, [*overrides, "sweep="])
+        runs = _run_seeds(scenario, layers.find_scenario(name), out, make_reporter, launch)
+    _tell(runs, json)
+    return runs
+
+
+def _run_seeds(
+    scenario: Scenario,
+    source: Path,
+    out: Path,
+    make_reporter: Callable[[int], Reporter],
+    launch: Launch | None,
+) -> list[Run]:
     from fedsim import simulation
 
     seeds = scenario.seeds or (scenario.seed,)
@@ -47,9 +64,8 @@ def run(
             if len(seeds) > 1:
                 reporter.message(f"seed {seed} ({i} of {len(seeds)})")
             one = scenario.model_copy(update={"seed": seed, "seeds": ()})
-            source = layers.find_scenario(name)
-            runs.append(simulation.run(one, out=out, source=source, reporter=reporter))
-    _tell(runs, json)
+            run = simulation.run(one, out=out, source=source, reporter=reporter, launch=launch)
+            runs.append(run)
     return runs
 
 
@@ -58,7 +74,7 @@ def resume(path: Path, make_reporter: Callable[[int], Reporter], json: bool) -> 
     found = Run.open(path)
     source = found.env.get("source")
     if source:
-        sys.path.insert(0, str(Path(source).parent))  # module:Class beside the scenario
+        _import_beside(Path(source))
     from fedsim import simulation
 
     run = simulation.resume(path, reporter=make_reporter(found.seed))
@@ -79,7 +95,7 @@ def sweep(
         RunError: A trial failed; the others are done.
     """
     file = layers.find_scenario(name)
-    sys.path.insert(0, str(file.parent.absolute()))  # module:Class beside the scenario
+    _import_beside(file)
     with Console(stderr=True).status("reading the scenario"):
         trials = sweeping.plan(file, overrides)
     played = sweeping.play(trials, out, file, make_reporter)
@@ -169,9 +185,27 @@ def _check_files(scenario: Scenario) -> None:
         )
 
 
+def _launched(name: str, overrides: Sequence[str]) -> AbstractContextManager[Launch | None]:
+    """Worker processes that start while the scenario's plug-ins load; none for inline."""
+    engine = engine_section(name, overrides)
+    if engine is None or engine.backend != "ray":
+        return nullcontext()
+    _import_beside(layers.find_scenario(name))
+    from fedsim.engine.launch import Launch
+
+    return Launch(engine)
+
+
+def _import_beside(file: Path) -> None:
+    """Let ``module:Class`` be found beside the scenario."""
+    folder = str(file.parent.absolute())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
 def _load(name: str, overrides: Sequence[str]) -> Scenario:
     file = layers.find_scenario(name)
-    sys.path.insert(0, str(file.parent.absolute()))  # module:Class beside the scenario
+    _import_beside(file)
     with Console(stderr=True).status("reading the scenario"):
         return load(file, overrides)
 

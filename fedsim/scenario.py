@@ -334,6 +334,18 @@ def _writer() -> YAML:
     return yaml
 
 
+def engine_section(path: str | Path, overrides: Iterable[str] = ()) -> EngineSection | None:
+    """The section ``engine`` alone, before the rest is checked, whose plug-ins take seconds.
+
+    None where it is wrong; ``load`` says how.
+    """
+    try:
+        layer = layers.read(layers.find_scenario(path), overrides)
+        return EngineSection.model_validate(layer.values.get("engine") or {})
+    except (FedsimError, ValidationError):
+        return None
+
+
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Scenario:
     """Read a scenario file with its parents and overrides, and check it.
 

@@ -25,7 +25,7 @@ from fedsim.engine import internals
 from fedsim.engine.blocks import Report
 from fedsim.engine.event_loop import EventLoop
 from fedsim.engine.grid import WorkerGrid
-from fedsim.engine.ray_grid import Launch
+from fedsim.engine.launch import Launch
 from fedsim.engine.worker import Recipe
 from fedsim.engine.world import World, columns, totals
 from fedsim.errors import OutputError, RunError
@@ -53,6 +53,7 @@ def run(
     out: Path = Path("runs"),
     source: Path | None = None,
     reporter: Reporter | None = None,
+    launch: Launch | None = None,
 ) -> Run:
     """Run a scenario with its one seed and write the run folder.
 
@@ -61,6 +62,8 @@ def run(
         out: Parent of run folders.
         source: The scenario file, copied into the folder.
         reporter: Shows progress; silent by default.
+        launch: Worker processes of the caller, who may have more runs for them; the run starts
+            and ends its own by default.
 
     Returns:
         The finished run folder.
@@ -69,13 +72,13 @@ def run(
         FedsimError: The run could not start or finish. Once the folder exists, it holds all
             rounds so far, the reason, and a summary.
     """
-    with launched(scenario) as launch:
+    with launched(scenario, launch) as workers:
         reporter = tracked(scenario.trackers, reporter)
         split = partition.make(scenario, scenario.seed)
         strategy = build_strategy(scenario, split.num_clients)
         folder = RunFolder.create(out, scenario, source)
         recipe = Recipe(scenario, split.ownership, scenario.seed)
-        return _execute(Simulation(recipe, strategy, folder, reporter, launch), None)
+        return _execute(Simulation(recipe, strategy, folder, reporter, workers), None)
 
 
 def resume(path: Path, *, reporter: Reporter | None = None) -> Run:

@@ -6,55 +6,18 @@ Blocks go to whichever actor is idle; which one works on a block has no influenc
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
-from fedsim.engine import resources
 from fedsim.engine.calls import Call, blocks_of
 from fedsim.engine.grid import WorkerGrid
+from fedsim.engine.launch import Launch, WorkerDied
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Recipe
 from fedsim.errors import FedsimError, RunError
-from fedsim.scenario import EngineSection
 
 log = logging.getLogger("fedsim")
-MAX_RESTARTS = 100
-"""How often Ray brings one worker process back."""
 MEMORY_HINT = "Was it out of memory? Fewer workers (engine.workers) need less"
-
-
-class Launch:
-    """Ray and its worker processes, started in a thread: seconds in which the driver loads data.
-
-    A context; leaving it ends Ray.
-    """
-
-    def __init__(self, engine: EngineSection) -> None:
-        self.num_workers = resources.num_workers(engine)
-        self._pool = ThreadPoolExecutor(1)
-        self._actors = self._pool.submit(_start_actors, engine, self.num_workers)
-
-    def actors(self) -> list[Any]:
-        """The worker processes, as soon as they exist.
-
-        Raises:
-            RunError: Ray did not start, or the cluster is too small.
-        """
-        return list(self._actors.result())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._actors.exception() is None:
-            import ray
-
-            ray.shutdown()
-        self._pool.shutdown()  # not before: Ray's processes are told to end with this thread
 
 
 class RayGrid(WorkerGrid):
@@ -75,11 +38,14 @@ class RayGrid(WorkerGrid):
     def __enter__(self) -> Self:
         import ray
 
-        self._idle = self.launch.actors()
-        self._recovering: dict[Any, Any] = {}
+        actors = self.launch.actors()  # waits for Ray
+        self._idle: list[Any] = []
         self._recipe = ray.put(self.recipe)  # held, so that restarted actors can read it
-        built = [self._build(actor) for actor in self._idle]
-        self.facts, *_ = [_result(ref) for ref in built]
+        self._recovering = {self._build(actor): actor for actor in actors}
+        for ref in list(self._recovering):
+            self._take_back(ref)
+        if not self._idle:
+            raise RunError("no worker process is left", hint=MEMORY_HINT)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -129,7 +95,7 @@ class RayGrid(WorkerGrid):
                     waiting += call.answered()
                     if not self._recovers(actor) and not _calls(running, actor):
                         self._idle.append(actor)
-                except _WorkerDied as death:
+                except WorkerDied as death:
                     waiting += self._after_death(call, death)
                     if not self._recovers(actor) and not _among(actor, self._idle):
                         self._recovering[self._build(actor)] = actor
@@ -164,12 +130,13 @@ class RayGrid(WorkerGrid):
         return ready[0]
 
     def _take_back(self, ref: Any) -> None:
-        """An actor that died was restarted, or is gone for good."""
+        """An actor has built its worker and is ready, or it is gone for good."""
         actor = self._recovering.pop(ref)
         try:
-            _result(ref)
+            facts = _result(ref)
+            self.facts = self.facts or facts
             self._idle.append(actor)
-        except _WorkerDied as death:
+        except WorkerDied as death:
             log.warning("a worker is gone for good: %s", death)
 
     def _after_death(self, call: Call, death: Exception) -> list[Call]:
@@ -188,32 +155,6 @@ class RayGrid(WorkerGrid):
         return again
 
 
-class _Actor:
-    """A process that builds its own worker from a recipe."""
-
-    def __init__(self, path: list[str]) -> None:
-        sys.path[:] = path  # user code beside the scenario is importable here too
-        # Heavy libraries load while the driver does other things.
-        import fedsim.data.owned
-        import fedsim.engine.worker  # noqa: F401
-
-        self.worker: Any = None
-
-    def build(self, recipe: Recipe) -> dict[str, Any]:
-        """Build the worker and tell about it."""
-        from fedsim.engine.worker import Worker
-
-        worker = Worker(recipe, expendable=True)
-        self.worker = worker
-        return worker.facts()
-
-    def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the worker."""
-        if self.worker is None:
-            raise _WorkerDied("it died between two calls, and Ray has started it again")
-        return getattr(self.worker, method)(*arguments)
-
-
 def _size(arguments: tuple[Any, ...]) -> int:
     """Training rows of a call, which its time follows."""
     return sum(block.num_examples for block in blocks_of(arguments))
@@ -226,10 +167,6 @@ def _calls(running: dict[Any, tuple[Call, Any]], actor: Any) -> int:
 
 def _among(actor: Any, actors: Iterable[Any]) -> bool:
     return any(actor is other for other in actors)
-
-
-class _WorkerDied(Exception):
-    """The process behind a call ended."""
 
 
 def _deaths() -> tuple[type[Exception], ...]:
@@ -252,67 +189,10 @@ def _result(ref: Any) -> Any:
     try:
         return ray.get(ref)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, FedsimError | _WorkerDied):
+        if isinstance(error.cause, FedsimError | WorkerDied):
             raise error.cause from None
         raise
     except _deaths() as error:
-        raise _WorkerDied(str(error).splitlines()[0]) from None
+        raise WorkerDied(str(error).splitlines()[0]) from None
     except ray.exceptions.RayError as error:
         raise RunError(f"Ray failed: {error}") from error
-
-
-def _start_actors(engine: EngineSection, num_workers: int) -> list[Any]:
-    ray = _start(engine, num_workers)
-    actor = ray.remote(max_restarts=MAX_RESTARTS, **resources.of_worker(engine))(_Actor)
-    return [actor.remote(sys.path) for _ in range(num_workers)]
-
-
-def _start(engine: EngineSection, num_workers: int) -> Any:
-    """Start Ray on the loopback interface with a token, or join a cluster."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    address = engine.address
-    if address == "local":
-        _lock_up()
-    import ray
-
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    offer = resources.of_local_ray(engine, num_workers)
-    try:
-        ray.init(
-            address=address,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            configure_logging=False,
-            **({**offer, "include_dashboard": False} if address == "local" else {}),
-        )
-    except Exception as error:
-        raise RunError(
-            f"Ray did not start ({address}): {error}", hint="Try engine.backend=inline"
-        ) from error
-    try:
-        resources.check(engine, num_workers, ray.cluster_resources())  # type: ignore[no-untyped-call]
-    except RunError:
-        ray.shutdown()
-        raise
-    return ray
-
-
-def _lock_up() -> None:
-    """Let a local Ray listen on the loopback interface only, and to this process only.
-
-    Ray reads these settings when it is imported; later they would lock this process out.
-    """
-    settings = {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(16),
-    }
-    if "ray" not in sys.modules:
-        for name, value in settings.items():
-            os.environ.setdefault(name, value)
-    elif not settings.keys() <= os.environ.keys():
-        log.warning(
-            "ray was imported before the run started, so its ports have no token; set %s before",
-            ", ".join(settings),
-        )

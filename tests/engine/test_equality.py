@@ -9,7 +9,8 @@ import pytest
 
 from fedsim import simulation
 from fedsim.engine.inline import InlineGrid
-from fedsim.engine.ray_grid import Launch, RayGrid
+from fedsim.engine.launch import Launch
+from fedsim.engine.ray_grid import RayGrid
 from fedsim.engine.states import ClientStates
 from fedsim.engine.worker import Worker
 from tests.engine.runs import MISBEHAVE, STOCK, outcome, recipe

@@ -1,9 +1,10 @@
-"""fedsim itself: ``fedsim.simulation.run`` on a scenario, as a user would run it."""
+"""fedsim itself: ``fedsim.simulation.run`` on a scenario, started as the command starts it."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -65,23 +66,32 @@ def _tokens(work: Work) -> dict[str, Any]:
 def run(arguments: Arguments) -> Result:
     """Run the scenario with a reporter that reads the clock."""
     interpreter = since_start()
-    from fedsim import simulation
-    from fedsim.codec import HEADER
-    from fedsim.progress import Reporter
-    from fedsim.scenario import Scenario
-
-    class Clock(Reporter):
-        def round_done(self, record: Mapping[str, Any]) -> None:
-            meter.round_done() if record["round"] else meter.begin()
-
     work, meter = arguments.work, Meter(arguments.rounds)
     # One round more: the last one ends with tests.
     values = scenario(work, arguments.rounds + 1, arguments.workers, arguments.backend)
     if arguments.option:
         values = changed(values, OPTIONS[arguments.option].changes)
-    imports = since_start()
-    with tempfile.TemporaryDirectory() as out:
-        done = simulation.run(Scenario.model_validate(values), out=Path(out), reporter=Clock())
+    from fedsim.engine.launch import Launch
+    from fedsim.scenario import EngineSection
+
+    engine = EngineSection.model_validate(values["engine"])
+    with (
+        Launch(engine) if engine.backend == "ray" else nullcontext() as launch,
+        tempfile.TemporaryDirectory() as out,
+    ):
+        from fedsim import simulation
+        from fedsim.codec import HEADER
+        from fedsim.progress import Reporter
+        from fedsim.scenario import Scenario
+
+        class Clock(Reporter):
+            def round_done(self, record: Mapping[str, Any]) -> None:
+                meter.round_done() if record["round"] else meter.begin()
+
+        imports = since_start()
+        done = simulation.run(
+            Scenario.model_validate(values), out=Path(out), reporter=Clock(), launch=launch
+        )
         rounds = done.rounds[1:-1]
         examples = {row["num_examples"] for row in done.clients}
     assert examples == {work.rows}, f"clients trained on {examples} rows"

@@ -1,0 +1,169 @@
+"""Ray and its worker processes: how they start, and how they end.
+
+Light on purpose: a command starts Ray before it has loaded torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Self
+
+from fedsim.engine import resources
+from fedsim.errors import RunError
+from fedsim.scenario import EngineSection
+
+if TYPE_CHECKING:
+    from fedsim.engine.worker import Recipe
+
+log = logging.getLogger("fedsim")
+MAX_RESTARTS = 100
+"""How often Ray brings one worker process back."""
+
+
+_RAY = ThreadPoolExecutor(1, "ray")
+"""Where every Ray of this process starts and ends, one after the other.
+
+Its one thread stays: Ray's processes are told to end with the thread that started them.
+"""
+
+_unwanted: list[Future[None]] = []
+
+
+def ends_unwanted() -> bool:
+    """Whether a Ray that nobody asked for is still about to end; it also ends with this process."""
+    return any(not ended.done() for ended in _unwanted)
+
+
+class Launch:
+    """Ray and its worker processes, started beside what this process has to load.
+
+    A context; leaving it ends Ray. Nobody waits for that where the workers were never asked for,
+    as after a typo in the scenario.
+    """
+
+    def __init__(self, engine: EngineSection) -> None:
+        self.num_workers = resources.num_workers(engine)
+        self._asked = False
+        _load_ray(engine.address)  # here: threads that import together meet half-loaded modules
+        self._actors = _RAY.submit(_start_actors, engine, self.num_workers)
+
+    def actors(self) -> list[Any]:
+        """The worker processes, as soon as they exist.
+
+        Raises:
+            RunError: Ray did not start, or the cluster is too small.
+        """
+        self._asked = True
+        return list(self._actors.result())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        ended = _RAY.submit(self._end)
+        if self._asked:
+            ended.result()
+        else:
+            _unwanted.append(ended)
+
+    def _end(self) -> None:
+        if self._actors.exception() is None:
+            import ray
+
+            ray.shutdown()
+
+
+class WorkerProcess:
+    """A process that builds its own worker from a recipe."""
+
+    def __init__(self, path: list[str]) -> None:
+        sys.path[:] = path  # user code beside the scenario is importable here too
+        # Heavy libraries load while the driver does other things.
+        import fedsim.data.owned
+        import fedsim.engine.worker  # noqa: F401
+
+        self.worker: Any = None
+
+    def build(self, recipe: Recipe) -> dict[str, Any]:
+        """Build the worker and tell about it."""
+        from fedsim.engine.worker import Worker
+
+        self.worker = None  # that of the seed before makes room first
+        self.worker = Worker(recipe, expendable=True)
+        return self.worker.facts()  # type: ignore[no-any-return]
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the worker."""
+        if self.worker is None:
+            raise WorkerDied("it died between two calls, and Ray has started it again")
+        return getattr(self.worker, method)(*arguments)
+
+
+class WorkerDied(Exception):
+    """The process behind a call ended."""
+
+
+def _start_actors(engine: EngineSection, num_workers: int) -> list[Any]:
+    ray = _start(engine, num_workers)
+    actor = ray.remote(max_restarts=MAX_RESTARTS, **resources.of_worker(engine))(WorkerProcess)
+    return [actor.remote(sys.path) for _ in range(num_workers)]
+
+
+def _start(engine: EngineSection, num_workers: int) -> Any:
+    """Start Ray on the loopback interface with a token, or join a cluster."""
+    import ray
+
+    address = engine.address
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    offer = resources.of_local_ray(engine, num_workers)
+    try:
+        ray.init(
+            address=address,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            configure_logging=False,
+            **({**offer, "include_dashboard": False} if address == "local" else {}),
+        )
+    except Exception as error:
+        raise RunError(
+            f"Ray did not start ({address}): {error}", hint="Try engine.backend=inline"
+        ) from error
+    try:
+        resources.check(engine, num_workers, ray.cluster_resources())  # type: ignore[no-untyped-call]
+    except RunError:
+        ray.shutdown()
+        raise
+    return ray
+
+
+def _load_ray(address: str) -> None:
+    """Import Ray, which reads its settings then."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address == "local":
+        _lock_up()
+    import ray  # noqa: F401
+
+
+def _lock_up() -> None:
+    """Let a local Ray listen on the loopback interface only, and to this process only.
+
+    Set after the import, they would lock this process out.
+    """
+    settings = {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
+    }
+    if "ray" not in sys.modules:
+        for name, value in settings.items():
+            os.environ.setdefault(name, value)
+    elif not settings.keys() <= os.environ.keys():
+        log.warning(
+            "ray was imported before the run started, so its ports have no token; set %s before",
+            ", ".join(settings),
+        )

@@ -1,0 +1,79 @@
+"""Ray starts early and ends when it should; runs may share its workers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedsim import simulation
+from fedsim.engine import launch
+from fedsim.engine.launch import Launch
+from fedsim.engine.ray_grid import RayGrid
+from fedsim.errors import RunError
+from fedsim.results import find_runs
+from fedsim.scenario import EngineSection
+from tests.engine.runs import outcome, recipe
+from tests.problems import tiny
+
+ROOT = Path(__file__).parents[2]
+RAY = {"backend": "ray", "workers": 2}
+
+
+def command(folder, *arguments):
+    """A scenario from the command line, in a process of its own."""
+    values = tiny().model_dump(mode="json", exclude_unset=True)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
+    given = [sys.executable, "-m", "fedsim", "run", "tiny.yaml", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(given, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_ray_starts_before_heavy_libraries_load():
+    code = (
+        "import sys, fedsim.commands, fedsim.engine.launch\n"
+        "print({'torch', 'flwr', 'datasets'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.slow
+def test_ray_that_nobody_asked_for_makes_room_for_the_next():
+    engine = EngineSection.model_validate(RAY)
+    with Launch(engine):
+        pass
+    assert launch.ends_unwanted()
+    with Launch(engine) as wanted:
+        import ray
+
+        assert len(wanted.actors()) == 2
+        assert not launch.ends_unwanted()
+        first, second = wanted.actors()
+        ray.kill(first)
+        with RayGrid(recipe(tiny()), wanted) as grid:
+            assert grid.test(grid.facts["arrays"])["accuracy"] >= 0
+        ray.kill(second)
+        with pytest.raises(RunError, match="no worker process is left"):
+            RayGrid(recipe(tiny()), wanted).__enter__()
+    assert not ray.is_initialized()
+
+
+@pytest.mark.slow
+def test_a_typo_ends_the_command_although_ray_starts(tmp_path):
+    done = command(tmp_path, "engine.backend=ray", "client.learnig_rate=1")
+    assert done.returncode == 2
+    assert done.stderr.startswith("fedsim: override 'client.learnig_rate=1': unknown option")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_seeds_share_workers_and_keep_their_bits(tmp_path):
+    done = command(tmp_path, "engine.backend=ray", "engine.workers=2", "seeds=[3, 4]")
+    assert done.returncode == 0, done.stderr
+    shared = {run.seed: outcome(run) for run in find_runs([str(tmp_path / "runs")])}
+    for seed in (3, 4):
+        alone = simulation.run(tiny().model_copy(update={"seed": seed}), out=tmp_path / "alone")
+        assert shared[seed] == outcome(alone)
