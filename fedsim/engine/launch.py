@@ -144,6 +144,7 @@ def _load_ray(address: str) -> None:
     """Import Ray, which reads its settings then."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 starves beside anything else that runs
     if address == "local":
         _lock_up()
     import ray  # noqa: F401
