@@ -6,12 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 
-from fedsim.arrays import Arrays
 from fedsim.client import Client
-from fedsim.directions import ADD_FLOPS, Directions, Kind
+from fedsim.directions import ADD_FLOPS, Directions, Kind, Target
 from fedsim.task import Batch
 
 
@@ -32,10 +30,11 @@ class Walker:
 
     def __init__(self, client: Client, kind: Kind, eps: float, exact: bool) -> None:
         self._client, self._eps = client, eps
-        self.arrays: Arrays = {n: p.detach().numpy() for n, p in client.parameters.items()}
-        size = sum(x.size for x in self.arrays.values())
+        self._parameters = [p.detach() for p in client.parameters.values()]
+        self.weights = memory(client)
+        size = sum(p.numel() for p in self._parameters)
         self.directions = Directions(size, kind, threads=torch.get_num_threads())
-        self._copy = {n: x.copy() for n, x in self.arrays.items()} if exact else None
+        self._copy = [p.clone() for p in self._parameters] if exact else None
         self._away: int | None = None  # the seed along which a probe left the parameters
 
     def probe(self, batch: Batch, seed: int) -> tuple[float, float]:
@@ -56,8 +55,8 @@ class Walker:
         if self._copy is not None:
             self.settle()
             self._shift(terms)
-            for name, x in self.arrays.items():
-                np.copyto(self._copy[name], x)
+            for kept, parameter in zip(self._copy, self._parameters, strict=True):
+                kept.copy_(parameter)
         else:
             back = {} if self._away is None else {self._away: self._eps}
             merged = {s: back.get(s, 0.0) + terms.get(s, 0.0) for s in {**back, **terms}}
@@ -74,15 +73,23 @@ class Walker:
 
     def _restore(self) -> None:
         assert self._copy is not None
-        for name, x in self.arrays.items():
-            np.copyto(x, self._copy[name])
+        for kept, parameter in zip(self._copy, self._parameters, strict=True):
+            parameter.copy_(kept)
 
     def _shift(self, terms: Mapping[int, float]) -> None:
         self._client.count(ADD_FLOPS * self.directions.size * len(terms))
-        self.directions.accumulate(self.arrays, list(terms), list(terms.values()))
+        self.directions.accumulate(self.weights, list(terms), list(terms.values()))
 
     def _loss(self, batch: Batch) -> float:
         return self._client.loss(batch).item()
+
+
+def memory(client: Client) -> Target:
+    """Where a client's parameters are: arrays on the CPU, tensors elsewhere."""
+    parameters = {name: p.detach() for name, p in client.parameters.items()}
+    if all(p.device.type == "cpu" for p in parameters.values()):
+        return {name: p.numpy() for name, p in parameters.items()}
+    return parameters
 
 
 @contextmanager

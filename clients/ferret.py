@@ -108,7 +108,8 @@ class Ferret(SGD):
         client.count(ADD_FLOPS * int(np.dot(counts, client.received[SIZES])))
         chosen = [choose(origin, i, n, basis.size) for i, n in enumerate(counts)]
         pairs = enumerate(zip(blocks, chosen, strict=True))
-        found = [basis.project(block, i, c.tolist()) for i, (block, c) in pairs]
+        place = client.task.placed
+        found = [basis.project(place(block), i, c.tolist()) for i, (block, c) in pairs]
         return {
             COUNTS: unsigned(counts, basis.size + 1),
             COORDINATES: np.concatenate(found).astype(self.coordinates),

@@ -106,8 +106,9 @@ class KSeed(ClientMethod):
         pool.check_start(fingerprint(initial))
         if weights is not None:
             return weights
-        rebuilt = pool.rebuild(initial, pool.accumulators(received), torch.get_num_threads())
-        return {**start, **rebuilt}
+        rebuilt = task.placed({name: x.copy() for name, x in initial.items()})
+        pool.move(rebuilt, pool.accumulators(received), torch.get_num_threads())
+        return {**start, **task.fetched(rebuilt)}
 
     def checked(self, update: Update, received: Arrays) -> Update:
         """Refuse seeds outside the pool."""

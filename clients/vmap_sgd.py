@@ -84,7 +84,7 @@ class VmapSGD(SGD):
             weights = {name: w.add(gradients[name], alpha=-rate) for name, w in weights.items()}
             losses.append(loss)
         means = torch.stack(losses).mean(dim=0).tolist()
-        delta = {name: (w - start[name]).numpy() for name, w in weights.items()}
+        delta = task.fetched({name: w - start[name] for name, w in weights.items()})
         return [
             Update({n: x[i] for n, x in delta.items()}, client.num_examples, {"train_loss": mean})
             for i, (client, mean) in enumerate(zip(clients, means, strict=True))

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from fedsim.client import Client, ClientMethod, Update
-from fedsim.clients._zeroth import Log, draw_seed, forward_only, slope
-from fedsim.directions import ADD_FLOPS, BLOCK, Directions, Kind
+from fedsim.clients._zeroth import Log, draw_seed, forward_only, memory, slope
+from fedsim.directions import ADD_FLOPS, BLOCK, Directions, Kind, Target, add
 from fedsim.task import Batch
 
 PHI = {"figure": (0.1, 1.0, 1.5), "text": (1.0, 0.1, 1.5)}
@@ -81,8 +81,7 @@ class ZOAdaMU(ClientMethod):
         """Run the local steps and send the difference."""
         log = Log()
         with forward_only(client):
-            arrays = {n: p.detach().numpy() for n, p in client.parameters.items()}
-            size = sum(x.size for x in arrays.values())
+            size = sum(p.numel() for p in client.parameters.values())
             m = client.state.get("m", np.zeros(size, np.float32)).copy()
             done = int(client.state.get("steps", np.zeros(1))[0])
             first = done if self.momentum == "keep" else (client.round - 1) * self.local_steps
@@ -92,7 +91,7 @@ class ZOAdaMU(ClientMethod):
                 values = self.anneal(first + number, total) if m.any() else (1.0, 1.0, 1.0)
                 seed = draw_seed(client.generator)
                 direction = _Direction(Directions(size, self.directions), seed, m, values)
-                self._step(client, batch, arrays, direction, log)
+                self._step(client, batch, memory(client), direction, log)
         if self.momentum == "keep":
             client.state.update(m=m, steps=np.array([done + self.local_steps]))
         return client.update(**log.metrics)
@@ -110,14 +109,13 @@ class ZOAdaMU(ClientMethod):
         return a, b, c
 
     def _step(
-        self, client: Client, batch: Batch, arrays: dict[str, NDArray[np.float32]],
-        direction: _Direction, log: Log,
-    ) -> None:  # fmt: skip
+        self, client: Client, batch: Batch, weights: Target, direction: _Direction, log: Log
+    ) -> None:
         client.count(3 * ADD_FLOPS * direction.of.size)  # two probes and the step
 
         def shift(scale: float) -> None:
-            for index, slices in enumerate(direction.of.slices(arrays)):
-                _add(slices, np.float32(scale) * direction.block(index)[0])
+            for index, slices in enumerate(direction.of.slices(weights)):
+                add(slices, np.float32(scale) * direction.block(index)[0])
 
         shift(self.eps)
         above = client.loss(batch).item()
@@ -125,13 +123,13 @@ class ZOAdaMU(ClientMethod):
         losses = (above, client.loss(batch).item())
         g = slope(losses, self.eps, self.loss_clip)
         log.add(losses, g)
-        for index, slices in enumerate(direction.of.slices(arrays)):
+        for index, slices in enumerate(direction.of.slices(weights)):
             p, v = direction.block(index)  # of the old m, which is overwritten below
             change = np.float32(self.eps) * p
             if g is not None:
                 change -= np.float32(self.learning_rate * g) * self._update(p, v)
                 direction.m[index * BLOCK : index * BLOCK + p.size] = np.sign(np.float32(g)) * p
-            _add(slices, change)
+            add(slices, change)
 
     def _update(self, p: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.float32]:
         if not self.normalise:
@@ -172,10 +170,3 @@ def annealed(t: float, t1: float, t2: float, t3: float, phi: float) -> float:
     if since < 0:
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * since / (t3 - phi * since * (t3 - t2) / (t2 - t1))))
-
-
-def _add(slices: list[NDArray[np.float32]], values: NDArray[np.float32]) -> None:
-    offset = 0
-    for part in slices:
-        part += values[offset : offset + part.size].reshape(part.shape)
-        offset += part.size

@@ -26,6 +26,7 @@ from torch.utils.flop_counter import (
     sdpa_flop_count,
 )
 
+from fedsim.models import generators
 from fedsim.task import Batch, Task
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def measure(task: Task, batch: Batch, gradient: bool) -> BatchCost:
         return tensor
 
     with (
-        torch.random.fork_rng(devices=[]),
+        generators.preserved(task.device),
         torch.set_grad_enabled(gradient),
         torch.compiler.set_stance("force_eager"),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),

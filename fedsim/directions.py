@@ -13,8 +13,9 @@ Kinds, all with mean 0 and covariance I except the last:
     sphere       gaussian, scaled to the length sqrt(size)
     truncated    the normal distribution cut at +-1/sqrt(size), so that |z| <= 1 (Ferret's bases)
 
-Values are made on the CPU; a model elsewhere gets them copied. J. K. Salmon et al., "Parallel
-random numbers: as easy as 1, 2, 3", SC 2011, https://doi.org/10.1145/2063384.2063405 (Philox).
+For arrays, values are made here, on the CPU; for tensors elsewhere, such as on a GPU, where these
+are (``fedsim.directions_torch``), to the same bits. J. K. Salmon et al., "Parallel random numbers:
+as easy as 1, 2, 3", SC 2011, https://doi.org/10.1145/2063384.2063405 (Philox).
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from statistics import NormalDist
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VERSION = 1
 """Changes whenever a value changes; stored with whatever must be replayed later."""
@@ -40,8 +44,8 @@ integers and a table, which a clock of FLOPs does not see."""
 
 Kind = Literal["gaussian", "rademacher", "sphere", "truncated"]
 Vector = NDArray[np.float32]
-Target = NDArray[Any] | Mapping[str, NDArray[Any]]
-"""A flat vector, or named arrays that are one vector in their order."""
+Target = NDArray[Any] | Mapping[str, NDArray[Any]] | Mapping[str, "Tensor"]
+"""A flat vector, or named arrays or tensors that are one vector in their order."""
 _LEVELS = 65_536
 _KEYS: dict[Kind, int] = {"gaussian": 0, "rademacher": 1, "sphere": 0, "truncated": 3}
 
@@ -90,24 +94,35 @@ class Directions:
         """``x += sum_k scale_k * z(seed_k)`` in place; the sum is made first, in float32."""
         terms = [(s, np.float32(c)) for s, c in zip(seeds, scales, strict=True) if c]
         pieces = self.slices(x)
+        if not terms:
+            return
+        if tensors := _tensors(x):
+            from fedsim import directions_torch
+
+            directions_torch.accumulate(self, tensors, terms)
+            return
 
         def work(maker: _Maker, index: int) -> None:
-            if terms:
-                _add(pieces[index], maker.weighted_sum(terms, index))
+            add(pieces[index], maker.weighted_sum(terms, index))
 
         self._each_block(work)
 
     def dot(self, x: Target, seeds: Sequence[int]) -> NDArray[np.float64]:
         """``<x, z(seed_k)>`` of every seed; products in float32, sums of blocks in float64."""
-        parts = np.zeros((self.num_blocks, len(seeds)))
         pieces = self.slices(x)
+        parts = np.zeros((self.num_blocks, len(seeds)))
 
         def work(maker: _Maker, index: int) -> None:
             part = _joined(pieces[index])
             for k, seed in enumerate(seeds):
                 parts[index, k] = _sum(np.multiply(maker.block(seed, index), part))
 
-        self._each_block(work)
+        if tensors := _tensors(x):
+            from fedsim import directions_torch
+
+            parts = directions_torch.dot(self, tensors, seeds)
+        else:
+            self._each_block(work)
         result: NDArray[np.float64] = parts.sum(axis=0)
         return result
 
@@ -115,20 +130,26 @@ class Directions:
         """What table values are multiplied by: sqrt(size) / length for ``sphere``."""
         return _sphere_factor(self.size, self.stream, seed) if self.kind == "sphere" else 1.0
 
-    def slices(self, x: Target) -> list[list[NDArray[Any]]]:
+    def table(self) -> Vector:
+        """The 65,536 values of every kind but ``rademacher``."""
+        return _truncated(self.size) if self.kind == "truncated" else _gaussian()
+
+    def key(self, seed: int) -> tuple[int, int]:
+        """Philox's key."""
+        return seed, self.stream * 256 + _KEYS[self.kind]
+
+    def slices(self, x: Target) -> list[list[Any]]:
         """The memory of ``x`` below each block, as flat views."""
-        arrays = [x] if isinstance(x, np.ndarray) else list(x.values())
-        if sum(a.size for a in arrays) != self.size:
-            raise ValueError(f"{sum(a.size for a in arrays)} values are not {self.size}")
-        pieces: list[list[NDArray[Any]]] = [[] for _ in range(self.num_blocks)]
+        arrays = [_flat(a) for a in ([x] if isinstance(x, np.ndarray) else x.values())]
+        total = sum(map(len, arrays))
+        if total != self.size:
+            raise ValueError(f"{total} values are not {self.size}")
+        pieces: list[list[Any]] = [[] for _ in range(self.num_blocks)]
         position = 0
-        for array in arrays:
-            flat = array.reshape(-1)
-            if flat.size and not np.shares_memory(flat, array):
-                raise ValueError("directions are added to contiguous arrays only")
-            for start, stop in _cuts(position, flat.size):
+        for flat in arrays:
+            for start, stop in _cuts(position, len(flat)):
                 pieces[(position + start) // BLOCK].append(flat[start:stop])
-            position += flat.size
+            position += len(flat)
         return pieces
 
     def _each_block(self, work: Callable[[_Maker, int], None]) -> None:
@@ -190,8 +211,7 @@ class _Maker:
             np.multiply(self._signs(seed, index)[:size], scale, out=values)
             return values
         words = self._words(seed, index * (BLOCK // 16), -(-size // 4))
-        table = _gaussian() if kind != "truncated" else _truncated(self._of.size)
-        np.take(table, words[:size], out=values, mode="wrap")  # faster than checking
+        np.take(self._of.table(), words[:size], out=values, mode="wrap")  # faster than checking
         if kind == "sphere":
             values *= np.float32(self._of.factor(seed))
         if scale != 1:
@@ -200,12 +220,12 @@ class _Maker:
 
     def _signs(self, seed: int, index: int) -> Vector:
         words = self._words(seed, index * (BLOCK // 256), BLOCK // 64)
-        signs: Vector = np.take(_eight_signs(), words.view(np.uint8), axis=0).reshape(-1)
+        signs: Vector = np.take(eight_signs(), words.view(np.uint8), axis=0).reshape(-1)
         return signs
 
     def _words(self, seed: int, counter: int, count: int) -> NDArray[np.uint16]:
         """Raw words from a counter on; each step of the counter gives four of 64 bits."""
-        self._key[:] = seed, self._of.stream * 256 + _KEYS[self._of.kind]
+        self._key[:] = self._of.key(seed)
         self._counter[0] = counter
         self._bits.state = self._state
         raw = self._bits.random_raw(count)
@@ -221,11 +241,33 @@ def _cuts(position: int, size: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _add(slices: Sequence[NDArray[Any]], values: Vector) -> None:
+def num_values(x: Target) -> int:
+    """How long the vector is that ``x`` stands for."""
+    parts = [x] if isinstance(x, np.ndarray) else x.values()
+    return sum(math.prod(part.shape) for part in parts)
+
+
+def add(slices: Sequence[Any], values: Vector) -> None:
+    """Add a block's values to its slices, in place."""
     offset = 0
     for part in slices:
-        part += values[offset : offset + part.size]
-        offset += part.size
+        some = values[offset : offset + len(part)]
+        part += some if isinstance(part, np.ndarray) else part.new_tensor(some)
+        offset += len(part)
+
+
+def _tensors(x: Target) -> list[Tensor]:
+    """The tensors of ``x``, in order; none where it is arrays."""
+    values = () if isinstance(x, np.ndarray) else x.values()
+    return [value for value in values if not isinstance(value, np.ndarray)]
+
+
+def _flat(x: Any) -> Any:
+    """The same memory as one row."""
+    array = isinstance(x, np.ndarray)
+    if not (x.flags.c_contiguous if array else x.is_contiguous()):
+        raise ValueError("directions are added to contiguous arrays only")
+    return x.reshape(-1) if array else x.detach().view(-1)
 
 
 def _joined(slices: Sequence[NDArray[Any]]) -> NDArray[Any]:
@@ -271,7 +313,7 @@ def truncated_variance(size: int) -> float:
 
 
 @cache
-def _eight_signs() -> Vector:
+def eight_signs() -> Vector:
     """Row ``b`` holds the bits of byte ``b`` as signs, the lowest bit first."""
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
     return (2.0 * bits - 1.0).astype(np.float32)

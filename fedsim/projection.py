@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.arrays import Arrays
-from fedsim.directions import VERSION, Directions, truncated_variance
+from fedsim.directions import VERSION, Directions, Target, num_values, truncated_variance
 from fedsim.errors import ClientError, RunError
 from fedsim.seedpool import check_version, unsigned
 
@@ -69,7 +69,7 @@ class Basis:
             raise RunError(f"the message's basis has {size} vectors of scale {scale}")
         return cls(seed, size, _SCALES[scale])
 
-    def project(self, block: Arrays, number: int, chosen: Sequence[int]) -> NDArray[np.float64]:
+    def project(self, block: Target, number: int, chosen: Sequence[int]) -> NDArray[np.float64]:
         """Coordinates of a block along chosen vectors."""
         return self._directions(block, number).dot(block, self._seeds(chosen))
 
@@ -89,9 +89,8 @@ class Basis:
     def _seeds(self, chosen: Sequence[int]) -> list[int]:
         return [(self.seed + k) % 2**64 for k in chosen]
 
-    def _directions(self, block: Arrays, number: int, threads: int = 1) -> Directions:
-        size = sum(x.size for x in block.values())
-        return Directions(size, "truncated", stream=number + 1, threads=threads)
+    def _directions(self, block: Target, number: int, threads: int = 1) -> Directions:
+        return Directions(num_values(block), "truncated", stream=number + 1, threads=threads)
 
 
 def cut(arrays: Mapping[str, NDArray[Any]]) -> list[list[str]]:

@@ -19,7 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from fedsim.arrays import Arrays
-from fedsim.directions import VERSION, Directions, Kind
+from fedsim.directions import VERSION, Directions, Kind, Target, num_values
 from fedsim.errors import ClientError, RunError
 
 SEEDS, SCALARS, ACCUMULATORS, PROBABILITIES = "seeds", "scalars", "accumulators", "probabilities"
@@ -114,11 +114,11 @@ class SeedPool:
             )
 
     def move(
-        self, weights: Arrays, difference: NDArray[np.floating[Any]], threads: int = 1
+        self, weights: Target, difference: NDArray[np.floating[Any]], threads: int = 1
     ) -> None:
         """``w -= eta * sum_k difference_k z_k`` in place; zeros cost nothing."""
         used = np.flatnonzero(difference)
-        directions = Directions(sum(x.size for x in weights.values()), self.kind, threads=threads)
+        directions = Directions(num_values(weights), self.kind, threads=threads)
         scales = -self.eta * difference[used].astype(np.float64)
         directions.accumulate(weights, [self.seeds[k] for k in used], scales.tolist())
 

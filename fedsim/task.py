@@ -161,6 +161,16 @@ class Task:
         """The exchanged tensors as arrays: their own memory on the CPU, a copy from elsewhere."""
         return {name: t.detach().cpu().numpy() for name, t in self._tensors.items()}
 
+    def placed(self, arrays: Arrays) -> Arrays | dict[str, Tensor]:
+        """Arrays where the model computes: themselves on the CPU, tensors elsewhere."""
+        if self._views_are_memory:
+            return arrays
+        return {name: torch.tensor(x, device=self.device) for name, x in arrays.items()}
+
+    def fetched(self, placed: Mapping[str, NDArray[Any] | Tensor]) -> Arrays:
+        """What ``placed`` brought there, as arrays again."""
+        return {n: x.cpu().numpy() if isinstance(x, Tensor) else x for n, x in placed.items()}
+
     def difference(self, received: Mapping[str, NDArray[Any]]) -> Arrays:
         """The wire's delta: current value minus ``received``, by name."""
         return subtract(self._views(), received)

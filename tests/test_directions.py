@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import ndtri
 
-from fedsim import directions
+from fedsim import directions, directions_torch
 from fedsim.directions import BLOCK, Directions
 
 KINDS = ("gaussian", "rademacher", "sphere", "truncated")
@@ -80,6 +81,23 @@ def test_threads_shapes_and_pieces_do_not_change_bits(kind):
     joined = np.concatenate([x.reshape(-1) for x in pieces.values()])
     np.testing.assert_array_equal(flat, joined)
     np.testing.assert_array_equal(one.dot(flat, [4, 5]), two.dot(pieces, [4, 5]))
+
+
+@pytest.mark.parametrize("size", [1, 257, BLOCK, 2 * BLOCK, 2 * BLOCK + 256, 5 * BLOCK + 4321])
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_makes_the_same_bits(monkeypatch, kind, size):
+    monkeypatch.setattr(directions_torch, "PIECE", 2 * BLOCK)
+    some = np.random.default_rng(size).standard_normal(size, dtype=np.float32)
+    cut = size // 3
+    arrays = {"a": some[:cut].copy(), "b": some[cut:].copy()}
+    tensors = {name: torch.tensor(x) for name, x in arrays.items()}
+    of, seeds = Directions(size, kind, stream=3), [5, 2**64 - 1, 7]
+    np.testing.assert_array_equal(of.dot(arrays, seeds), of.dot(tensors, seeds))
+    for one in (arrays, tensors):
+        of.accumulate(one, seeds, [0.1, 1.0, -3e-5])
+        of.add(one, 9, -1e-3)
+    for name, x in arrays.items():
+        np.testing.assert_array_equal(x, tensors[name].numpy())
 
 
 @pytest.mark.parametrize("kind", KINDS)

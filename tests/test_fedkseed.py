@@ -159,8 +159,8 @@ def test_a_thousand_steps_equal_their_replay(exact):
             sums[k] += g
         walker.settle()
     rebuilt = of.rebuild(start, sums.astype(np.float32))
-    moved = np.linalg.norm(walker.arrays["weight"] - start["weight"])
-    error = np.linalg.norm(walker.arrays["weight"] - rebuilt["weight"])
+    moved = np.linalg.norm(walker.weights["weight"] - start["weight"])
+    error = np.linalg.norm(walker.weights["weight"] - rebuilt["weight"])
     assert moved > 0.1
     assert error / moved < (1e-5 if exact else 1e-4)
 

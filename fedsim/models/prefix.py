@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from fedsim.models import generators
+
 if TYPE_CHECKING:
     from fedsim.task import Batch
 
@@ -172,7 +174,7 @@ def find(model: nn.Module, loss: Callable[[], Tensor]) -> FrozenPrefix | None:
         return None
     training = model.training
     try:
-        with torch.random.fork_rng(devices=[]):
+        with generators.preserved(_device(model)):
             return _find(model, blocks, loss)
     except Exception:
         return None
@@ -229,10 +231,11 @@ class _Call:
 def _watch(blocks: list[nn.Module], loss: Callable[[], Tensor]) -> tuple[list[_Call], Tensor]:
     """The calls of blocks while the loss is computed: what went in and out, and the loss."""
     calls: list[_Call] = []
-    start = torch.get_rng_state()
+    device = _device(blocks[0])
+    start = generators.states(device)
 
     def note(block: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        drew = not torch.equal(start, torch.get_rng_state())
+        drew = not torch.equal(start, generators.states(device))
         calls.append(_Call(block, args[0] if args else None, output, drew))
 
     handles = [block.register_forward_hook(note) for block in blocks]
@@ -241,6 +244,10 @@ def _watch(blocks: list[nn.Module], loss: Callable[[], Tensor]) -> tuple[list[_C
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
 def _count_frozen(calls: list[_Call], blocks: list[nn.Module]) -> int:
