@@ -45,7 +45,7 @@ def slow_scenario(engine: dict[str, Any], **changes: Any) -> Scenario:
 
 def workers_of(process: psutil.Process) -> list[psutil.Process]:
     """The processes below ``process`` that hold an actor of fedsim."""
-    return [p for p in descendants(process) if "ray::_Actor" in command(p)]
+    return [p for p in descendants(process) if "ray::WorkerProcess" in command(p)]
 
 
 def descendants(process: psutil.Process) -> list[psutil.Process]:

@@ -107,7 +107,9 @@ def test_a_killed_driver_of_ray_leaves_no_process_behind_and_is_resumed(tmp_path
     driver = drivers.start(slow_scenario(RAY), tmp_path)
     wait_for(lambda: list(tmp_path.glob("tiny/*/checkpoints/round-*3.safetensors")), driver)
     below = descendants(psutil.Process(driver.pid))
-    below = [p for p in below if p.name() in ("raylet", "gcs_server") or "_Actor" in command(p)]
+    below = [
+        p for p in below if p.name() in ("raylet", "gcs_server") or "WorkerProcess" in command(p)
+    ]
     assert len(below) == 4
     driver.kill()
     driver.join()
