@@ -22,8 +22,8 @@ from fedsim.cost import Spent
 BLOCKS_PER_ROUND = 16
 """A cohort is cut into at most this many blocks: enough to balance eight workers."""
 
-LEAST_CALL_S, MOST_CALL_S = 0.05, 2.0
-"""Seconds of blocks in one call, by the last pace: less costs time, more costs much to do again."""
+CALL_S = 0.05
+"""Blocks go to a worker together as long as they take no more than this, by the last pace."""
 
 ClientState = Any
 """What a client keeps between participations: ``Arrays``, or Flower's ``RecordDict`` for apps."""
@@ -168,24 +168,10 @@ def cut(items: Sequence[int], least: int = 1) -> list[Sequence[int]]:
 
 
 def bundled(blocks: Sequence[Block], block_s: float, num_workers: int) -> list[list[Block]]:
-    """Blocks of about ``block_s`` seconds, cut into calls; no result depends on it.
+    """Blocks of about ``block_s`` seconds, several in a call where they are quick.
 
-    Half of what is left is shared out in equal calls, again and again: few calls, the last of them
-    short, so that workers end together (factoring; Hummel, Schonberg and Flynn 1992).
-
-    >>> [len(call) for call in bundled([None] * 16, 0.1, 2)]
-    [4, 3, 3, 2, 1, 1, 1, 1]
-    >>> [len(call) for call in bundled([None] * 16, 0.001, 2)]
-    [8, 8]
+    No result depends on it; every worker still gets some.
     """
     share = -(-len(blocks) // num_workers)
-    least = max(1, min(share, int(LEAST_CALL_S / max(block_s, 1e-9))))
-    most = max(least, int(MOST_CALL_S / max(block_s, 1e-9)))
-    calls: list[list[Block]] = []
-    first = 0
-    while first < len(blocks):
-        half = -(-(len(blocks) - first) // (2 * num_workers))
-        size = min(max(least, half), most)
-        calls.append(list(blocks[first : first + size]))
-        first += size
-    return calls
+    size = max(1, min(share, int(CALL_S / max(block_s, 1e-9))))
+    return [list(blocks[i : i + size]) for i in range(0, len(blocks), size)]
