@@ -249,6 +249,7 @@ def _end(error: FedsimError, exit_code: int) -> NoReturn:
     print(f"fedsim: {error}", file=sys.stderr, flush=True)
     launch = sys.modules.get("fedsim.engine.launch")
     if launch and launch.ends_unwanted():  # nothing has begun, so nobody need wait for seconds
+        sys.stdout.flush()
         os._exit(exit_code)
     sys.exit(exit_code)
 

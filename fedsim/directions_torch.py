@@ -2,8 +2,8 @@
 
 The same Philox words and tables, by 64-bit integers that wrap, and the same float32 additions and
 multiplications in the same order: every IEEE machine gets the bits of the CPU's path. Eager torch
-launches some 500 small kernels for each piece, so pieces are large: ``PIECE`` values, which take
-130 MB beside the model while they are made.
+launches some 500 small kernels for each piece, so pieces are large: ``PIECE`` values, which took
+180 MiB beside the model while they were made (measured on a CPU).
 """
 
 from __future__ import annotations
