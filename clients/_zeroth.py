@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from fedsim.client import Client
-from fedsim.directions import ADD_FLOPS, Directions, Kind, Target
+from fedsim.directions import ADD_FLOPS, Directions, Kind, Target, num_values
 from fedsim.task import Batch
 
 
@@ -32,7 +32,7 @@ class Walker:
         self._client, self._eps = client, eps
         self._parameters = [p.detach() for p in client.parameters.values()]
         self.weights = memory(client)
-        size = sum(p.numel() for p in self._parameters)
+        size = num_values(self.weights)
         self.directions = Directions(size, kind, threads=torch.get_num_threads())
         self._copy = [p.clone() for p in self._parameters] if exact else None
         self._away: int | None = None  # the seed along which a probe left the parameters

@@ -29,7 +29,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from fedsim.client import Client, ClientMethod, Update
 from fedsim.clients._zeroth import Log, draw_seed, forward_only, memory, slope
-from fedsim.directions import ADD_FLOPS, BLOCK, Directions, Kind, Target, add
+from fedsim.directions import ADD_FLOPS, BLOCK, Directions, Kind, Target, add, num_values
 from fedsim.task import Batch
 
 PHI = {"figure": (0.1, 1.0, 1.5), "text": (1.0, 0.1, 1.5)}
@@ -81,7 +81,8 @@ class ZOAdaMU(ClientMethod):
         """Run the local steps and send the difference."""
         log = Log()
         with forward_only(client):
-            size = sum(p.numel() for p in client.parameters.values())
+            weights = memory(client)
+            size = num_values(weights)
             m = client.state.get("m", np.zeros(size, np.float32)).copy()
             done = int(client.state.get("steps", np.zeros(1))[0])
             first = done if self.momentum == "keep" else (client.round - 1) * self.local_steps
@@ -91,7 +92,7 @@ class ZOAdaMU(ClientMethod):
                 values = self.anneal(first + number, total) if m.any() else (1.0, 1.0, 1.0)
                 seed = draw_seed(client.generator)
                 direction = _Direction(Directions(size, self.directions), seed, m, values)
-                self._step(client, batch, memory(client), direction, log)
+                self._step(client, batch, weights, direction, log)
         if self.momentum == "keep":
             client.state.update(m=m, steps=np.array([done + self.local_steps]))
         return client.update(**log.metrics)

@@ -12,7 +12,7 @@ from fedsim.data.sources import check_files
 from fedsim.engine.event_loop import EventLoop
 from fedsim.engine.grid import WorkerGrid
 from fedsim.engine.inline import InlineGrid
-from fedsim.engine.launch import Launch
+from fedsim.engine.launch import Launch, launching
 from fedsim.engine.ray_grid import RayGrid
 from fedsim.engine.states import ClientStates
 from fedsim.engine.timetable import WorldTimetable
@@ -40,9 +40,7 @@ def launched(
         DataError: A file is missing, which would end the run before they are of use.
     """
     check_files(scenario.data)
-    if launch or scenario.engine.backend != "ray":
-        return nullcontext(launch)
-    return Launch(scenario.engine)
+    return nullcontext(launch) if launch else launching(scenario.engine)
 
 
 def open_grid(

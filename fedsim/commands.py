@@ -188,12 +188,12 @@ def _check_files(scenario: Scenario) -> None:
 def _launched(name: str, overrides: Sequence[str]) -> AbstractContextManager[Launch | None]:
     """Worker processes that start while the scenario's plug-ins load; none for inline."""
     engine = engine_section(name, overrides)
-    if engine is None or engine.backend != "ray":
+    if engine is None:
         return nullcontext()
     _import_beside(layers.find_scenario(name))
-    from fedsim.engine.launch import Launch
+    from fedsim.engine.launch import launching
 
-    return Launch(engine)
+    return launching(engine)
 
 
 def _import_beside(file: Path) -> None:

@@ -14,8 +14,8 @@ Kinds, all with mean 0 and covariance I except the last:
     truncated    the normal distribution cut at +-1/sqrt(size), so that |z| <= 1 (Ferret's bases)
 
 For arrays, values are made here, on the CPU; for tensors elsewhere, such as on a GPU, where these
-are (``fedsim.directions_torch``), to the same bits. J. K. Salmon et al., "Parallel random numbers:
-as easy as 1, 2, 3", SC 2011, https://doi.org/10.1145/2063384.2063405 (Philox).
+are (``fedsim.directions_torch``), by the same arithmetic. J. K. Salmon et al., "Parallel random
+numbers: as easy as 1, 2, 3", SC 2011, https://doi.org/10.1145/2063384.2063405 (Philox).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The directions of ``fedsim.directions`` made by torch, where a model is: on a GPU, say.
 
 The same Philox words and tables, by 64-bit integers that wrap, and the same float32 additions and
-multiplications in the same order: every IEEE machine gets the bits of the CPU's path. Eager torch
+multiplications in the same order: IEEE arithmetic leads to the bits of the CPU's path. The tests
+compare both on torch's CPU tensors; no GPU has been tried. Eager torch
 launches some 500 small kernels for each piece, so pieces are large: ``PIECE`` values, which took
 180 MiB beside the model while they were made (measured on a CPU).
 """

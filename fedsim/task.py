@@ -159,7 +159,7 @@ class Task:
 
     def _views(self) -> Arrays:
         """The exchanged tensors as arrays: their own memory on the CPU, a copy from elsewhere."""
-        return {name: t.detach().cpu().numpy() for name, t in self._tensors.items()}
+        return self.fetched({name: t.detach() for name, t in self._tensors.items()})
 
     def placed(self, arrays: Arrays) -> Arrays | dict[str, Tensor]:
         """Arrays where the model computes: themselves on the CPU, tensors elsewhere."""

@@ -27,6 +27,8 @@ from tests.problems import tiny
 from tests.test_speed_options import scenario as network
 
 NAME = "pretended"
+INDEXING = ("aten::index", "aten::index_put_")
+"""Takes positions from the CPU, as CUDA does."""
 
 
 class Elsewhere(torch.Tensor):
@@ -82,8 +84,8 @@ def carry_out(function: Any, args: Any, kwargs: Any) -> Any:
     if name == "aten::copy_":
         here = isinstance(args[0], Elsewhere)
     elif name != "aten::_to_copy" and wrappers:
-        for x in tensors:  # numbers and indices may come from the CPU, as with CUDA
-            if not isinstance(x, Elsewhere) and x.dim() and "index" not in name:
+        for x in tensors:  # numbers may come from the CPU, as with CUDA
+            if not isinstance(x, Elsewhere) and x.dim() and name not in INDEXING:
                 raise RuntimeError(f"Expected all tensors to be on the same device, in {name}")
     args, kwargs = tree_map(_unwrapped, (args, kwargs))
     result = function(*args, **kwargs)
@@ -99,7 +101,7 @@ def _unwrapped(x: Any) -> Any:
 def _wrapped(x: Any, known: dict[int, Elsewhere]) -> Any:
     if not isinstance(x, torch.Tensor):
         return x
-    return known.get(id(x)) if id(x) in known else Elsewhere(x)
+    return known[id(x)] if id(x) in known else Elsewhere(x)
 
 
 @contextmanager
@@ -114,7 +116,7 @@ def pretended() -> Iterator[None]:
 
 
 def of_client(name: str) -> Callable[..., Scenario]:
-    """Two rounds of a client method with the strategy that speaks to it."""
+    """A client method with the strategy that speaks to it."""
     strategies = {"kseed": "fedkseed", "ferret": "ferret", "fedmezo": "fedmezo"}
     strategy = {"name": strategies.get(name, "fedavg")}
     client = {"name": name, "local_steps": 1, "batch_size": 8}

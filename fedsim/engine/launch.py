@@ -10,6 +10,7 @@ import os
 import secrets
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
 from fedsim.engine import resources
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("fedsim")
 MAX_RESTARTS = 100
 """How often Ray brings one worker process back."""
-
 
 _RAY = ThreadPoolExecutor(1, "ray")
 """Where every Ray of this process starts and ends, one after the other.
@@ -75,6 +75,11 @@ class Launch:
             import ray
 
             ray.shutdown()
+
+
+def launching(engine: EngineSection) -> AbstractContextManager[Launch | None]:
+    """Worker processes that start at once; none for the inline backend."""
+    return Launch(engine) if engine.backend == "ray" else nullcontext()
 
 
 class WorkerProcess:

@@ -5,16 +5,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
-from fedsim import simulation
+from fedsim import commands, simulation
 from fedsim.engine import launch
+from fedsim.engine.inline import InlineGrid
 from fedsim.engine.launch import Launch
 from fedsim.engine.ray_grid import RayGrid
 from fedsim.errors import RunError
+from fedsim.progress import Reporter
 from fedsim.results import find_runs
 from fedsim.scenario import EngineSection
+from tests.engine.killing import workers_of
 from tests.engine.runs import outcome, recipe
 from tests.problems import tiny
 
@@ -22,11 +26,16 @@ ROOT = Path(__file__).parents[2]
 RAY = {"backend": "ray", "workers": 2}
 
 
-def command(folder, *arguments):
-    """A scenario from the command line, in a process of its own."""
+def write(folder):
+    """The tiny scenario as a file."""
     values = tiny().model_dump(mode="json", exclude_unset=True)
     (folder / "tiny.yaml").write_text(yaml.safe_dump(values))
-    given = [sys.executable, "-m", "fedsim", "run", "tiny.yaml", *arguments]
+    return str(folder / "tiny.yaml")
+
+
+def command(folder, *arguments):
+    """A scenario from the command line, in a process of its own."""
+    given = [sys.executable, "-m", "fedsim", "run", write(folder), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(given, cwd=folder, env=environment, capture_output=True, text=True)
 
@@ -54,7 +63,9 @@ def test_ray_that_nobody_asked_for_makes_room_for_the_next():
         first, second = wanted.actors()
         ray.kill(first)
         with RayGrid(recipe(tiny()), wanted) as grid:
-            assert grid.test(grid.facts["arrays"])["accuracy"] >= 0
+            assert {p.nice() for p in workers_of(psutil.Process())} == {psutil.Process().nice()}
+            with InlineGrid(recipe(tiny())) as here:
+                assert grid.test(grid.facts["arrays"]) == here.test(here.facts["arrays"])
         ray.kill(second)
         with pytest.raises(RunError, match="no worker process is left"):
             RayGrid(recipe(tiny()), wanted).__enter__()
@@ -70,9 +81,12 @@ def test_a_typo_ends_the_command_although_ray_starts(tmp_path):
 
 
 @pytest.mark.slow
-def test_seeds_share_workers_and_keep_their_bits(tmp_path):
-    done = command(tmp_path, "engine.backend=ray", "engine.workers=2", "seeds=[3, 4]")
-    assert done.returncode == 0, done.stderr
+def test_seeds_share_workers_and_keep_their_bits(tmp_path, monkeypatch):
+    started, start = [], launch._start_actors
+    monkeypatch.setattr(launch, "_start_actors", lambda *a: started.append(1) or start(*a))
+    overrides = ["engine.backend=ray", "engine.workers=2", "seeds=[3, 4]"]
+    commands.run(write(tmp_path), overrides, tmp_path / "runs", lambda seed: Reporter(), True)
+    assert len(started) == 1
     shared = {run.seed: outcome(run) for run in find_runs([str(tmp_path / "runs")])}
     for seed in (3, 4):
         alone = simulation.run(tiny().model_copy(update={"seed": seed}), out=tmp_path / "alone")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +70,11 @@ def run(arguments: Arguments) -> Result:
     values = scenario(work, arguments.rounds + 1, arguments.workers, arguments.backend)
     if arguments.option:
         values = changed(values, OPTIONS[arguments.option].changes)
-    from fedsim.engine.launch import Launch
+    from fedsim.engine.launch import launching
     from fedsim.scenario import EngineSection
 
-    engine = EngineSection.model_validate(values["engine"])
     with (
-        Launch(engine) if engine.backend == "ray" else nullcontext() as launch,
+        launching(EngineSection.model_validate(values["engine"])) as launch,
         tempfile.TemporaryDirectory() as out,
     ):
         from fedsim import simulation
