@@ -78,16 +78,21 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path, name):
 
 @pytest.mark.slow
 def test_killed_workers_change_no_memory(tmp_path):
-    slow = {"name": MISBEHAVE + "Slow", "seconds": 0.02}
+    slow = {"name": MISBEHAVE + "Slow", "seconds": 0.05}
     many = {"client": slow, "num_clients": 20, "clients_per_round": 20}
     whole = simulation.run(setting([EF], [DOWN], **many), out=tmp_path)
     scenario = setting([EF], [DOWN], engine={"backend": "ray", "workers": 2}, **many)
     rng = random.Random(0)
-    with Killer(rng, kill_workers(rng, 1), most=3, pause_s=0.5) as killer:
-        run = simulation.run(scenario, out=tmp_path, reporter=killer)
-    assert sum(r.get("clients/retried", 0) for r in run.rounds) > 0
-    assert run.summary["weights_sha256"] == whole.summary["weights_sha256"]
-    assert comparable(run, ("clients/retried",)) == comparable(whole, ("clients/retried",))
+    lost = 0
+    for _ in range(5):  # a kill may hit workers that have nothing to do, or come too late
+        with Killer(rng, kill_workers(rng, 2), most=4, pause_s=0.5) as killer:
+            run = simulation.run(scenario, out=tmp_path, reporter=killer)
+        assert run.summary["weights_sha256"] == whole.summary["weights_sha256"]
+        assert comparable(run, ("clients/retried",)) == comparable(whole, ("clients/retried",))
+        lost += sum(r.get("clients/retried", 0) for r in run.rounds)
+        if lost:
+            break
+    assert lost > 0
 
 
 def test_bytes_by_part_add_up_in_both_directions(tmp_path):
