@@ -13,9 +13,10 @@ Kinds, all with mean 0 and covariance I except the last:
     sphere       gaussian, scaled to the length sqrt(size)
     truncated    the normal distribution cut at +-1/sqrt(size), so that |z| <= 1 (Ferret's bases)
 
-For arrays, values are made here, on the CPU; for tensors elsewhere, such as on a GPU, where these
-are (``fedsim.directions_torch``), by the same arithmetic. J. K. Salmon et al., "Parallel random
-numbers: as easy as 1, 2, 3", SC 2011, https://doi.org/10.1145/2063384.2063405 (Philox).
+Arrays get their values from the CPU (``fedsim.directions_cpu``), tensors elsewhere, such as on a
+GPU, where they are (``fedsim.directions_torch``), by the same arithmetic. J. K. Salmon et al.,
+"Parallel random numbers: as easy as 1, 2, 3", SC 2011, https://doi.org/10.1145/2063384.2063405
+(Philox).
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ VERSION = 1
 """Changes whenever a value changes; stored with whatever must be replayed later."""
 BLOCK = 32_768
 """Values that are made at a time; sums over a whole direction are sums over blocks."""
+_SHARE = 32 * BLOCK
+"""Values that a thread adds at a time."""
 ADD_FLOPS = 2
 """Of adding a scaled direction, or of a dot product, for each value; making the values takes
 integers and a table, which a clock of FLOPs does not see."""
@@ -84,7 +87,9 @@ class Directions:
 
     def block(self, seed: int, index: int) -> Vector:
         """Block ``index`` of a direction."""
-        return _Maker(self).block(seed, index)
+        values = np.full(min(BLOCK, self.size - index * BLOCK), np.float32(-0.0))
+        self._cpu([(seed, np.float32(1))])(values, index * BLOCK)
+        return values
 
     def add(self, x: Target, seed: int, scale: float) -> None:
         """``x += scale * z(seed)`` in place."""
@@ -93,7 +98,7 @@ class Directions:
     def accumulate(self, x: Target, seeds: Sequence[int], scales: Sequence[float]) -> None:
         """``x += sum_k scale_k * z(seed_k)`` in place; the sum is made first, in float32."""
         terms = [(s, np.float32(c)) for s, c in zip(seeds, scales, strict=True) if c]
-        pieces = self.slices(x)
+        pieces = self.slices(x, _SHARE)
         if not terms:
             return
         if tensors := _tensors(x):
@@ -102,27 +107,32 @@ class Directions:
             directions_torch.accumulate(self, tensors, terms)
             return
 
-        def work(maker: _Maker, index: int) -> None:
-            add(pieces[index], maker.weighted_sum(terms, index))
+        add = self._cpu(terms)
 
-        self._each_block(work)
+        def work(index: int) -> None:
+            start = index * _SHARE
+            for part in pieces[index]:
+                add(part, start)
+                start += len(part)
+
+        self._each(len(pieces), work)
 
     def dot(self, x: Target, seeds: Sequence[int]) -> NDArray[np.float64]:
         """``<x, z(seed_k)>`` of every seed; products in float32, sums of blocks in float64."""
         pieces = self.slices(x)
         parts = np.zeros((self.num_blocks, len(seeds)))
 
-        def work(maker: _Maker, index: int) -> None:
+        def work(index: int) -> None:
             part = _joined(pieces[index])
             for k, seed in enumerate(seeds):
-                parts[index, k] = _sum(np.multiply(maker.block(seed, index), part))
+                parts[index, k] = _sum(np.multiply(self.block(seed, index), part))
 
         if tensors := _tensors(x):
             from fedsim import directions_torch
 
             parts = directions_torch.dot(self, tensors, seeds)
         else:
-            self._each_block(work)
+            self._each(self.num_blocks, work)
         result: NDArray[np.float64] = parts.sum(axis=0)
         return result
 
@@ -131,112 +141,54 @@ class Directions:
         return _sphere_factor(self.size, self.stream, seed) if self.kind == "sphere" else 1.0
 
     def table(self) -> Vector:
-        """The 65,536 values of every kind but ``rademacher``."""
+        """What words are looked up in: 65,536 values, or the two of ``rademacher``."""
+        if self.kind == "rademacher":
+            return _signs()
         return _truncated(self.size) if self.kind == "truncated" else _gaussian()
 
     def key(self, seed: int) -> tuple[int, int]:
         """Philox's key."""
         return seed, self.stream * 256 + _KEYS[self.kind]
 
-    def slices(self, x: Target) -> list[list[Any]]:
-        """The memory of ``x`` below each block, as flat views."""
+    def slices(self, x: Target, length: int = BLOCK) -> list[list[Any]]:
+        """The memory of ``x`` below each block, or other stretches, as flat views."""
         arrays = [_flat(a) for a in ([x] if isinstance(x, np.ndarray) else x.values())]
         total = sum(map(len, arrays))
         if total != self.size:
             raise ValueError(f"{total} values are not {self.size}")
-        pieces: list[list[Any]] = [[] for _ in range(self.num_blocks)]
+        pieces: list[list[Any]] = [[] for _ in range(-(-self.size // length))]
         position = 0
         for flat in arrays:
-            for start, stop in _cuts(position, len(flat)):
-                pieces[(position + start) // BLOCK].append(flat[start:stop])
+            for start, stop in _cuts(position, len(flat), length):
+                pieces[(position + start) // length].append(flat[start:stop])
             position += len(flat)
         return pieces
 
-    def _each_block(self, work: Callable[[_Maker, int], None]) -> None:
-        """Let threads work on blocks; no two of them write to the same memory."""
-        count = min(self.threads, self.num_blocks)
+    def _cpu(self, terms: Sequence[tuple[int, np.float32]]) -> Callable[[Vector, int], None]:
+        """What adds a weighted sum of directions to values that begin at a position."""
+        from fedsim import directions_cpu  # loads a compiler
 
-        def stripe(first: int) -> None:
-            maker = _Maker(self)
-            for index in range(first, self.num_blocks, count):
-                work(maker, index)
+        table = self.table()
+        keys = np.array([self.key(seed) for seed, _ in terms], np.uint64)
+        factors = np.array([self.factor(seed) for seed, _ in terms], np.float32)
+        scales = np.array([scale for _, scale in terms], np.float32)
+        return lambda x, start: directions_cpu.accumulate(x, start, table, keys, factors, scales)
 
-        if count == 1:
-            stripe(0)
+    def _each(self, count: int, work: Callable[[int], None]) -> None:
+        """Let threads work on ``count`` parts; no two of them write to the same memory."""
+        if self.threads == 1 or count == 1:
+            for index in range(count):
+                work(index)
             return
-        with ThreadPoolExecutor(count) as pool:
-            list(pool.map(stripe, range(count)))
+        with ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(work, range(count)))
 
 
-class _Maker:
-    """Makes blocks of values, with one generator and one set of buffers: not for two threads."""
-
-    def __init__(self, directions: Directions) -> None:
-        self._of = directions
-        self._bits = np.random.Philox(0)
-        self._key = np.zeros(2, np.uint64)
-        self._counter = np.zeros(4, np.uint64)
-        self._state: Any = {
-            "bit_generator": "Philox",
-            "state": {"counter": self._counter, "key": self._key},
-            "buffer": np.zeros(4, np.uint64),
-            "buffer_pos": 4,  # empty
-            "has_uint32": 0,
-            "uinteger": 0,
-        }
-        self._values = np.empty(BLOCK, np.float32)
-        self._sum = np.empty(BLOCK, np.float32)
-
-    def block(self, seed: int, index: int) -> Vector:
-        """A block of a direction; a new array."""
-        values = self._scaled(seed, index, np.float32(1.0))
-        return values.copy()
-
-    def weighted_sum(self, terms: Sequence[tuple[int, np.float32]], index: int) -> Vector:
-        """``sum_k c_k * z_k`` of a block; valid until the next call."""
-        (seed, scale), *rest = terms
-        first = self._scaled(seed, index, scale)
-        if not rest:
-            return first
-        total = self._sum[: first.size]
-        total[:] = first
-        for seed, scale in rest:
-            total += self._scaled(seed, index, scale)
-        return total
-
-    def _scaled(self, seed: int, index: int, scale: np.float32) -> Vector:
-        kind, size = self._of.kind, min(BLOCK, self._of.size - index * BLOCK)
-        values = self._values[:size]
-        if kind == "rademacher":
-            np.multiply(self._signs(seed, index)[:size], scale, out=values)
-            return values
-        words = self._words(seed, index * (BLOCK // 16), -(-size // 4))
-        np.take(self._of.table(), words[:size], out=values, mode="wrap")  # faster than checking
-        if kind == "sphere":
-            values *= np.float32(self._of.factor(seed))
-        if scale != 1:
-            values *= scale
-        return values
-
-    def _signs(self, seed: int, index: int) -> Vector:
-        words = self._words(seed, index * (BLOCK // 256), BLOCK // 64)
-        signs: Vector = np.take(eight_signs(), words.view(np.uint8), axis=0).reshape(-1)
-        return signs
-
-    def _words(self, seed: int, counter: int, count: int) -> NDArray[np.uint16]:
-        """Raw words from a counter on; each step of the counter gives four of 64 bits."""
-        self._key[:] = self._of.key(seed)
-        self._counter[0] = counter
-        self._bits.state = self._state
-        raw = self._bits.random_raw(count)
-        return raw.astype("<u8", copy=False).view("<u2")
-
-
-def _cuts(position: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where the borders of blocks cut ``size`` values that begin at ``position``."""
+def _cuts(position: int, size: int, length: int) -> Iterator[tuple[int, int]]:
+    """Where the borders of blocks of a length cut ``size`` values that begin at ``position``."""
     start = 0
     while start < size:
-        stop = min(size, start + BLOCK - (position + start) % BLOCK)
+        stop = min(size, start + length - (position + start) % length)
         yield start, stop
         start = stop
 
@@ -265,6 +217,8 @@ def _tensors(x: Target) -> list[Tensor]:
 def _flat(x: Any) -> Any:
     """The same memory as one row."""
     array = isinstance(x, np.ndarray)
+    if array and x.dtype not in (np.float32, np.float64):
+        raise ValueError(f"directions are added to float32 or float64 arrays, not to {x.dtype}")
     if not (x.flags.c_contiguous if array else x.is_contiguous()):
         raise ValueError("directions are added to contiguous arrays only")
     return x.reshape(-1) if array else x.detach().view(-1)
@@ -313,10 +267,8 @@ def truncated_variance(size: int) -> float:
 
 
 @cache
-def eight_signs() -> Vector:
-    """Row ``b`` holds the bits of byte ``b`` as signs, the lowest bit first."""
-    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-    return (2.0 * bits - 1.0).astype(np.float32)
+def _signs() -> Vector:
+    return np.array([-1, 1], np.float32)
 
 
 @lru_cache(maxsize=1024)

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.directions import BLOCK, Directions, Vector, eight_signs
+from fedsim.directions import BLOCK, Directions, Vector
 
 PIECE = 256 * BLOCK
 """Values that are made at a time."""
@@ -78,7 +78,7 @@ def _scaled(
     """``scale * z(seed)`` from position ``start`` on, a multiple of ``BLOCK``."""
     if of.kind == "rademacher":
         words = _words(of, seed, start // 256, -(-size // 64), device)
-        signs = _table(eight_signs, device).index_select(0, words.view(torch.uint8).int())
+        signs = _table(_eight_signs, device).index_select(0, words.view(torch.uint8).int())
         return signs.view(-1)[:size] * float(scale)
     words = _words(of, seed, start // 16, -(-size // 4), device)
     values = _table(of.table, device).index_select(0, words.view(torch.int16)[:size].int() & 0xFFFF)
@@ -92,6 +92,13 @@ def _scaled(
 @lru_cache(maxsize=64)
 def _table(make: Callable[[], Vector], device: torch.device) -> Tensor:
     return torch.from_numpy(make()).to(device)
+
+
+@cache
+def _eight_signs() -> Vector:
+    """Row ``b`` holds the bits of byte ``b`` as signs, the lowest bit first."""
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+    return (2.0 * bits - 1.0).astype(np.float32)
 
 
 def _words(of: Directions, seed: int, counter: int, count: int, device: torch.device) -> Tensor:

@@ -21,7 +21,7 @@ LAYERS = [
     {"_version", "errors", "units", "shapes"},
     {"arrays", "seeds", "layers", "wording", "registry", "records", "cache", "trees", "sections"},
     {"trials", "curvature", "bitstrings"},
-    {"directions", "directions_torch", "seedpool", "projection"},
+    {"directions", "directions_cpu", "directions_torch", "seedpool", "projection"},
     {"payload", "codec", "chain", "lgreco"},
     {"availability", "devices", "clock", "selection", "selectors"},
     {"partners", "scenario"},

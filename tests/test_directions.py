@@ -2,6 +2,9 @@
 
 import hashlib
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -118,6 +121,36 @@ def test_fused_operations_equal_explicit_vectors(kind):
     np.testing.assert_array_equal(moved, x + (terms[0] + terms[1] + terms[2]))
 
 
+@pytest.mark.parametrize("scales", [[1e-60], [-1e-60], [1e-60, -1e-60]])
+def test_signs_of_zeros_are_those_of_a_sum(scales):
+    """A scale that float32 rounds to 0 leaves products of 0 and -0."""
+    size = 3 * 256 + 5
+    z = [Directions(size).values(seed) * np.float32(scale) for seed, scale in enumerate(scales)]
+    x, tensor = np.full(size, np.float32(-0.0)), torch.full((size,), -0.0)
+    expected = x + (z[0] + z[1] if len(z) == 2 else z[0])
+    Directions(size).accumulate(x, range(len(z)), scales)
+    Directions(size).accumulate({"x": tensor}, range(len(z)), scales)
+    assert x.tobytes() == expected.tobytes() == tensor.numpy().tobytes()
+
+
+def test_double_precision_takes_the_same_values():
+    size = BLOCK + 77
+    x = np.full(size, 0.1)
+    expected = x + Directions(size).values(3) * np.float32(0.3)
+    Directions(size).add(x, 3, 0.3)
+    np.testing.assert_array_equal(x, expected)
+
+
+@pytest.mark.slow
+def test_code_that_cannot_be_kept_is_compiled_again(tmp_path):
+    """A read-only installation and home."""
+    told = "import fedsim.directions as d; print(d.Directions(4).values(42).tolist())"
+    env = {**os.environ, "NUMBA_CACHE_LOCATOR_CLASSES": "ZipCacheLocator"}
+    done = subprocess.run([sys.executable, "-c", told], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert eval(done.stdout) == Directions(4).values(42).tolist()
+
+
 def test_moments():
     z = Directions(1_000_000).values(3).astype(float)
     assert abs(z.mean()) < 4e-3
@@ -158,5 +191,7 @@ def test_wrong_sizes_and_copies_are_refused():
         Directions(4).add(np.zeros(3, np.float32), 0, 1.0)
     with pytest.raises(ValueError, match="contiguous"):
         Directions(4).add(np.zeros((2, 2), np.float32).T, 0, 1.0)
+    with pytest.raises(ValueError, match="not to int32"):
+        Directions(4).add(np.zeros(4, np.int32), 0, 1.0)
     with pytest.raises(ValueError, match="known kind"):
         Directions(4, "cauchy")  # type: ignore[arg-type]
