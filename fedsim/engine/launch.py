@@ -9,8 +9,9 @@ import logging
 import os
 import secrets
 import sys
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
 from fedsim.engine import resources
@@ -29,6 +30,11 @@ _RAY = ThreadPoolExecutor(1, "ray")
 
 Its one thread stays: Ray's processes are told to end with the thread that started them.
 """
+
+_UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
+"""What a local Ray starts beside its workers, and a run has no use for: the autoscaler, the
+forwarding of logs, the dashboard's server. Methods of Ray's own; one that a release does not have
+is not left out."""
 
 _unwanted: list[Future[None]] = []
 
@@ -126,13 +132,14 @@ def _start(engine: EngineSection, num_workers: int) -> Any:
     logging.getLogger("ray").setLevel(logging.ERROR)
     offer = resources.of_local_ray(engine, num_workers)
     try:
-        ray.init(
-            address=address,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            configure_logging=False,
-            **({**offer, "include_dashboard": False} if address == "local" else {}),
-        )
+        with _without_unused():
+            ray.init(
+                address=address,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                configure_logging=False,
+                **({**offer, "include_dashboard": False} if address == "local" else {}),
+            )
     except Exception as error:
         raise RunError(
             f"Ray did not start ({address}): {error}", hint="Try engine.backend=inline"
@@ -143,6 +150,21 @@ def _start(engine: EngineSection, num_workers: int) -> Any:
         ray.shutdown()
         raise
     return ray
+
+
+@contextmanager
+def _without_unused() -> Iterator[None]:
+    """Let a Ray that starts in this context do without the processes that nobody uses."""
+    from ray._private.node import Node
+
+    kept = {name: method for name, method in vars(Node).items() if name in _UNUSED}
+    for name in kept:
+        setattr(Node, name, lambda *args, **kwargs: None)
+    try:
+        yield
+    finally:
+        for name, method in kept.items():
+            setattr(Node, name, method)
 
 
 def _load_ray(address: str) -> None:

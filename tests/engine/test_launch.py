@@ -18,7 +18,8 @@ from fedsim.errors import RunError
 from fedsim.progress import Reporter
 from fedsim.results import find_runs
 from fedsim.scenario import EngineSection
-from tests.engine.killing import workers_of
+from tests.engine.killing import command as command_line
+from tests.engine.killing import descendants, workers_of
 from tests.engine.runs import outcome, recipe
 from tests.problems import tiny
 
@@ -63,12 +64,18 @@ def test_ray_that_nobody_asked_for_makes_room_for_the_next():
         first, second = wanted.actors()
         ray.kill(first)
         with RayGrid(recipe(tiny()), wanted) as grid:
+            beside = " ".join(command_line(p) for p in descendants(psutil.Process()))
+            assert "raylet" in beside
+            assert "monitor.py" not in beside
+            assert "dashboard.py" not in beside
             assert {p.nice() for p in workers_of(psutil.Process())} == {psutil.Process().nice()}
             with InlineGrid(recipe(tiny())) as here:
                 assert grid.test(grid.facts["arrays"]) == here.test(here.facts["arrays"])
         ray.kill(second)
         with pytest.raises(RunError, match="no worker process is left"):
             RayGrid(recipe(tiny()), wanted).__enter__()
+        left = {getattr(ray._private.node.Node, name).__name__ for name in launch._UNUSED}
+        assert left == {*launch._UNUSED}  # for a Ray that someone else starts
     assert not ray.is_initialized()
 
 
