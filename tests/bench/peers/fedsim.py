@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.options import OPTIONS
-from tests.bench.peers.program import Arguments, Meter, Result, main, since_start
+from tests.bench.peers.program import Arguments, ImportClock, Meter, Result, main, since_start
 from tests.bench.works import BERTS, LORA, Work
 
 
@@ -64,7 +64,8 @@ def _tokens(work: Work) -> dict[str, Any]:
 
 def run(arguments: Arguments) -> Result:
     """Run the scenario with a reporter that reads the clock."""
-    interpreter = since_start()
+    parts = {"interpreter": since_start()}
+    imports = ImportClock()
     work, meter = arguments.work, Meter(arguments.rounds)
     # One round more: the last one ends with tests.
     values = scenario(work, arguments.rounds + 1, arguments.workers, arguments.backend)
@@ -84,9 +85,12 @@ def run(arguments: Arguments) -> Result:
 
         class Clock(Reporter):
             def round_done(self, record: Mapping[str, Any]) -> None:
-                meter.round_done() if record["round"] else meter.begin()
+                if record["round"]:
+                    meter.round_done()
+                else:
+                    parts["imports"] = imports.seconds
+                    meter.begin()
 
-        imports = since_start()
         done = simulation.run(
             Scenario.model_validate(values), out=Path(out), reporter=Clock(), launch=launch
         )
@@ -103,7 +107,7 @@ def run(arguments: Arguments) -> Result:
         startup_s=meter.startup_s,
         cpu_per_round=meter.cpu_per_round,
         others_cpu_per_round=meter.others_cpu_per_round,
-        parts_s={"interpreter": interpreter, "imports": imports - interpreter},
+        parts_s=parts,
         accuracy=done.rounds[-1].get("eval/accuracy"),
     )
 

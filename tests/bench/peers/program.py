@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import _frozen_importlib  # where every import goes through
 import argparse
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from tests.bench.works import WARM_UP, WORKS, Work
 
@@ -101,6 +104,26 @@ class Meter:
             return None
         busy = (self._cpu[1][1] - self._cpu[0][1]) / (self.rounds - WARM_UP)
         return max(0.0, busy - self.cpu_per_round)
+
+
+class ImportClock:
+    """Adds up how long the main thread imports, wherever in the program it does so."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._inside = False
+        self._load = _frozen_importlib._find_and_load
+        _frozen_importlib._find_and_load = self._timed
+
+    def _timed(self, name: str, *rest: Any) -> Any:
+        if self._inside or threading.current_thread() is not threading.main_thread():
+            return self._load(name, *rest)
+        self._inside, begun = True, time.perf_counter()
+        try:
+            return self._load(name, *rest)
+        finally:
+            self._inside = False
+            self.seconds += time.perf_counter() - begun
 
 
 def since_start() -> float:
