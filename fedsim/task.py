@@ -12,7 +12,8 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from fedsim import registry
 from fedsim.arrays import Arrays, conform, subtract
 from fedsim.data.partition import Split
 from fedsim.models import adapt, device, execution, warm_start
+from fedsim.models.answers import Answers
 from fedsim.models.prefix import FrozenPrefix, Rows, pick
 from fedsim.models.prefix import find as find_prefix
 from fedsim.scenario import ModelSection, Scenario
@@ -88,9 +90,12 @@ class Task:
         scenario: What to build.
         split: Rows, and which of them each client, the server and the test set own.
         seed: Root seed; initial weights depend on it.
+        scratch: A folder that the run's processes on this machine share, if there is one.
     """
 
-    def __init__(self, scenario: Scenario, split: Split, seed: int) -> None:
+    def __init__(
+        self, scenario: Scenario, split: Split, seed: int, scratch: Path | None = None
+    ) -> None:
         seeds = Seeds(seed)
         self.split = split
         self.objective: Objective = registry.build("tasks", scenario.task.section)
@@ -114,8 +119,10 @@ class Task:
         self._prefix: FrozenPrefix | None = None
         self._prefix = find_prefix(self.model, self._sample_loss)
         self._reset_buffers()
-        self._answered: dict[tuple[str, int], Batch] = {}
-        self._answer_bytes_left = PREFIX_BYTES if scenario.engine.cache_prefix else 0
+        self._answers = Answers(
+            PREFIX_BYTES if scenario.engine.cache_prefix else 0,
+            scratch if self.device.type == "cpu" else None,
+        )
         if scenario.model.compile:
             execution.compile_in_place(self.model)
 
@@ -195,13 +202,9 @@ class Task:
         """Encoded rows with what frozen blocks answer to them, kept while the budget lasts."""
         if self._prefix is None:
             return data
-        if key not in self._answered:
-            rows = self._prefix.attach(data, self.objective.collate, self.loss)
-            if not isinstance(rows, Rows) or rows.num_bytes > self._answer_bytes_left:
-                return rows
-            self._answer_bytes_left -= rows.num_bytes
-            self._answered[key] = rows
-        return self._answered[key]
+        attach = partial(self._prefix.attach, data, self.objective.collate, self.loss)
+        part, client = key
+        return self._answers.of(f"{part}-{client}", attach)
 
     @cached_property
     def _all_rows(self) -> Batch | None:

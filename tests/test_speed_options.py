@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,16 @@ def scenario(kind: str, **changes: Any) -> Scenario:
     return tiny(**values, **changes, model={"name": None, **model, **extra})
 
 
-def task(given: Scenario) -> Task:
-    return Worker(Recipe(given, partition.make(given, 0).ownership, 0)).task
+def task(given: Scenario, scratch: Path | None = None) -> Task:
+    return Worker(Recipe(given, partition.make(given, 0).ownership, 0, scratch)).task
+
+
+def computed(of: Task) -> list[int]:
+    """Grows when a frozen block computes."""
+    seen: list[int] = []
+    block = of.model.get_submodule("base_model.model.vit.layers.0")
+    block.get_submodule("attention").register_forward_hook(lambda *_: seen.append(1))
+    return seen
 
 
 @pytest.fixture(autouse=True)
@@ -128,14 +137,53 @@ def test_skipping_changes_loss_and_gradients_by_rounding_at_most(kind):
 @pytest.mark.parametrize("keeps", [True, False])
 def test_a_frozen_block_computes_once_per_client_or_once_per_use_of_its_rows(keeps):
     of = task(scenario("vit", engine={"cache_prefix": keeps}))
-    seen: list[int] = []
-    block = of.model.get_submodule("base_model.model.vit.layers.0")
-    block.get_submodule("attention").register_forward_hook(lambda *_: seen.append(1))
+    seen = computed(of)
     for _ in range(3):
         data = of.client_data(0)
         for start in (0, 4, 8):
             of.loss(of.collate(data, torch.arange(start, start + 4)))
     assert len(seen) == (1 if keeps else 3)
+
+
+def test_workers_of_a_machine_share_what_frozen_blocks_answered(tmp_path):
+    one, other = (task(scenario("vit"), tmp_path) for _ in range(2))
+    counts = [computed(one), computed(other)]
+    rows = [of.client_data(client) for client in (0, 1) for of in (one, other)]
+    assert [len(count) for count in counts] == [2, 0]
+    alone = task(scenario("vit")).client_data(1)
+    assert isinstance(alone, Rows)
+    for found in rows[2:]:
+        assert isinstance(found, Rows)
+        assert torch.equal(found.hidden, alone.hidden)
+
+
+def test_the_budget_bounds_what_is_shared(tmp_path, monkeypatch):
+    monkeypatch.setattr("fedsim.task.PREFIX_BYTES", 40_000)  # one of three clients
+    of = task(scenario("bert"), tmp_path)
+    for client in (0, 1, 2):
+        assert isinstance(of.client_data(client), Rows)
+    assert [path.name for path in tmp_path.glob("train*")] == ["train-0"]
+
+
+def test_answers_that_cannot_be_written_stay_in_memory(tmp_path, monkeypatch, caplog):
+    def full(*args: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    caplog.set_level("INFO", "fedsim")
+    of = task(scenario("vit"), tmp_path)
+    seen = computed(of)
+    first, second = (of.client_data(0) for _ in range(2))
+    assert first is second
+    assert len(seen) == 1
+    assert "No space left" in caplog.text
+
+
+def test_workers_that_share_give_the_bits_of_one_process(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    several = scenario("bert", engine={"backend": "ray", "workers": 2})
+    assert digest(several, tmp_path / "ray") == digest(scenario("bert"), tmp_path / "inline")
+    assert not list(tmp_path.glob("fedsim-*"))
 
 
 def test_a_trained_head_alone_leaves_all_blocks_out():

@@ -6,7 +6,10 @@ Blocks go to whichever actor is idle; which one works on a block has no influenc
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Self
 
 from fedsim.engine.calls import Call, blocks_of
@@ -34,13 +37,18 @@ class RayGrid(WorkerGrid):
         super().__init__(recipe, on_reply, states, residuals)
         self.launch = launch
         self.num_workers = launch.num_workers
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
         import ray
 
         actors = self.launch.actors()  # waits for Ray
         self._idle: list[Any] = []
-        self._recipe = ray.put(self.recipe)  # held, so that restarted actors can read it
+        recipe = self.recipe
+        if recipe.scenario.engine.address == "local":
+            self._scratch = tempfile.TemporaryDirectory(prefix="fedsim-")
+            recipe = replace(recipe, scratch=Path(self._scratch.name))
+        self._recipe = ray.put(recipe)  # held, so that restarted actors can read it
         self._recovering = {self._build(actor): actor for actor in actors}
         for ref in list(self._recovering):
             self._take_back(ref)
@@ -50,6 +58,8 @@ class RayGrid(WorkerGrid):
 
     def __exit__(self, *exc: object) -> None:
         self._idle, self._recovering = [], {}
+        if self._scratch is not None:
+            self._scratch.cleanup()
 
     def share(self, value: Any) -> Any:
         """Put the value into the object store once; arrays in it are read without a copy.

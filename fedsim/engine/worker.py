@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -40,11 +41,19 @@ from fedsim.task import Task, Totals
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a process needs to build its own worker: the recipe travels, the model does not."""
+    """What a process needs to build its own worker: the recipe travels, the model does not.
+
+    Attributes:
+        scenario: What to build.
+        ownership: Who owns which rows.
+        seed: Root seed.
+        scratch: A folder that the run's processes share, where all are on one machine.
+    """
 
     scenario: Scenario
     ownership: partition.Ownership
     seed: int
+    scratch: Path | None = None
 
 
 class Worker:
@@ -62,7 +71,8 @@ class Worker:
         self.seeds = Seeds(recipe.seed)
         with self._globals("build"):
             method = registry.build("clients", scenario.client.section)
-            self.task = Task(scenario, partition.bind(scenario, recipe.ownership), recipe.seed)
+            split = partition.bind(scenario, recipe.ownership)
+            self.task = Task(scenario, split, recipe.seed, recipe.scratch)
         self.like = self.task.trainable()
         self.codecs = build_codecs(scenario.codec)
         self.codecs.check(self.like)

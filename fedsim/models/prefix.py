@@ -85,6 +85,7 @@ class FrozenPrefix:
         data: Batch,
         collate: Callable[[Batch, Tensor], Batch],
         run: Callable[[Batch], object],
+        known: Tensor | None = None,
     ) -> Batch:
         """Encoded rows with the blocks' answers, or as they were if the answers are too large.
 
@@ -92,6 +93,7 @@ class FrozenPrefix:
             data: Encoded rows.
             collate: The objective's.
             run: Calls the model on a batch; it is stopped above the frozen blocks.
+            known: Answers that were computed before.
         """
         every = torch.arange(len(next(iter(data.values()))))
         if len(every) == 0:
@@ -99,6 +101,8 @@ class FrozenPrefix:
         rows = collate(data, every)
         if _columns_trimmed(data, every, rows) is None:
             return data
+        if known is not None:
+            return Rows(rows, known)
         parts: list[Tensor] = []
         for index in every.split(CHUNK):  # type: ignore[no-untyped-call]
             parts.append(self._compute(run, {name: x[index] for name, x in rows.items()}))
