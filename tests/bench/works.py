@@ -65,7 +65,7 @@ WORKS = {
     for work in (
         Work("cnn", "CNN, all 1.6 M weights", 1000, 50, 50, 10, 0.1, 6, (3, 32, 32), noise=2),
         Work("lora_bert", "LoRA on BERT 4 x 128", 200, 40, 20, 8, 0.2, 6, (64,), 2, 1000),
-        Work("lora_minilm", "LoRA on BERT 6 x 384", 20, 16, 4, 8, 0.03, 6, (64,), 2, 30522),
+        Work("lora_minilm", "LoRA on BERT 6 x 384", 20, 16, 4, 8, 0.03, 16, (64,), 2, 30522),
         Work("logistic", "logistic regression", 1000, 60, 10, 10, 0.1, 30, (28, 28)),
         Work("nothing", "clients that do nothing", 100, 1, 100, 1, 0.1, 10, (28, 28), trains=False),
     )
