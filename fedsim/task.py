@@ -41,7 +41,7 @@ Totals = dict[str, float]
 CACHE_BYTES = 512 * 2**20
 """Memory budget of a worker for the encoded rows of recently used clients."""
 PREFIX_BYTES = 512 * 2**20
-"""Memory budget of a worker for what frozen blocks answer to rows."""
+"""Budget of a worker for what frozen blocks answer to rows, in memory or in files."""
 
 
 class Objective(ABC):
