@@ -6,10 +6,11 @@ Blocks go to whichever actor is idle; which one works on a block has no influenc
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from fedsim.engine.calls import Call, blocks_of
@@ -37,29 +38,30 @@ class RayGrid(WorkerGrid):
         super().__init__(recipe, on_reply, states, residuals)
         self.launch = launch
         self.num_workers = launch.num_workers
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._rest = ExitStack()
 
     def __enter__(self) -> Self:
         import ray
 
         actors = self.launch.actors()  # waits for Ray
         self._idle: list[Any] = []
-        recipe = self.recipe
-        if recipe.scenario.engine.address == "local":
-            self._scratch = tempfile.TemporaryDirectory(prefix="fedsim-")
-            recipe = replace(recipe, scratch=Path(self._scratch.name))
-        self._recipe = ray.put(recipe)  # held, so that restarted actors can read it
-        self._recovering = {self._build(actor): actor for actor in actors}
-        for ref in list(self._recovering):
-            self._take_back(ref)
-        if not self._idle:
-            raise RunError("no worker process is left", hint=MEMORY_HINT)
+        with ExitStack() as stack:
+            recipe = self.recipe
+            if recipe.scenario.engine.address == "local":
+                scratch = stack.enter_context(TemporaryDirectory(prefix="fedsim-"))
+                recipe = replace(recipe, scratch=Path(scratch))
+            self._recipe = ray.put(recipe)  # held, so that restarted actors can read it
+            self._recovering = {self._build(actor): actor for actor in actors}
+            for ref in list(self._recovering):
+                self._take_back(ref)
+            if not self._idle:
+                raise RunError("no worker process is left", hint=MEMORY_HINT)
+            self._rest = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._idle, self._recovering = [], {}
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        self._rest.close()
 
     def share(self, value: Any) -> Any:
         """Put the value into the object store once; arrays in it are read without a copy.
