@@ -65,12 +65,13 @@ class Answers:
     def _write(self, key: str, hidden: Tensor) -> None:
         if self._folder is None:
             return
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         part = self._folder / f"{key}.{uuid.uuid4().hex}"
         try:
             save_file({_NAME: hidden.contiguous()}, part)
             part.replace(self._folder / key)  # whole or not at all
-        except Exception as error:  # safetensors has its own for a full disk
+        except (OSError, SafetensorError) as error:  # a full disk, say
             log.info("answers of frozen blocks stay in one process: %s", error)
             part.unlink(missing_ok=True)
