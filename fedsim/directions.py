@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 VERSION = 1
 """Changes whenever a value changes; stored with whatever must be replayed later."""
 BLOCK = 32_768
-"""Values that are made at a time; sums over a whole direction are sums over blocks."""
+"""Values in a block; sums over a whole direction are sums over blocks."""
 _SHARE = 32 * BLOCK
 """Values that a thread adds at a time."""
 ADD_FLOPS = 2
@@ -107,12 +107,12 @@ class Directions:
             directions_torch.accumulate(self, tensors, terms)
             return
 
-        add = self._cpu(terms)
+        adds = self._cpu(terms)
 
         def work(index: int) -> None:
             start = index * _SHARE
             for part in pieces[index]:
-                add(part, start)
+                adds(part, start)
                 start += len(part)
 
         self._each(len(pieces), work)

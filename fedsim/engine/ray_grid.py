@@ -38,7 +38,7 @@ class RayGrid(WorkerGrid):
         super().__init__(recipe, on_reply, states, residuals)
         self.launch = launch
         self.num_workers = launch.num_workers
-        self._rest = ExitStack()
+        self._scratch = ExitStack()
 
     def __enter__(self) -> Self:
         import ray
@@ -56,12 +56,12 @@ class RayGrid(WorkerGrid):
                 self._take_back(ref)
             if not self._idle:
                 raise RunError("no worker process is left", hint=MEMORY_HINT)
-            self._rest = stack.pop_all()
+            self._scratch = stack.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._idle, self._recovering = [], {}
-        self._rest.close()
+        self._scratch.close()
 
     def share(self, value: Any) -> Any:
         """Put the value into the object store once; arrays in it are read without a copy.

@@ -23,7 +23,8 @@ class Answers:
     """Answers by client, in memory or, with a folder, in files that all processes map.
 
     Args:
-        budget: Bytes of answers that this process keeps; it computes others again.
+        budget: Bytes of answers that this process computes and keeps; it computes others again.
+            What other processes wrote into the folder is mapped and not counted.
         folder: Where the processes of a run find each other's answers.
     """
 
