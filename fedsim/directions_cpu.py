@@ -1,9 +1,9 @@
-"""The directions of ``fedsim.directions`` made by the processor, in one pass compiled by Numba.
+"""The directions of ``fedsim.directions`` made by the processor, compiled by Numba.
 
-Each step of Philox's counter gives 256 bits: 16 words of 16 bits, or 256 of one. They are looked
-up, scaled and added while they are in registers. Every product and sum is rounded, in the order
-written: without ``fastmath`` no compiler may fuse or reorder them. Numba keeps the compiled code
-beside this file or in the user's cache directory.
+Philox works on vectors of 16 counters. Its 256 bits for each counter, 16 words of 16 bits or 256 of
+one, are looked up in a table, and the values, while in a first-level cache, scaled and added. Every
+product and sum is rounded, in the order written: without ``fastmath`` no compiler may fuse or
+reorder them. Numba keeps the compiled code beside this file or in the user's cache directory.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ from numpy.typing import NDArray
 F = TypeVar("F", bound=Callable[..., Any])
 Vector = NDArray[np.float32]
 Word = np.uint64
-Words = tuple[Word, Word, Word, Word]
-"""What one step of the counter gives."""
+Words = NDArray[np.uint64]
 
+_LANES = 16
+"""Counters that Philox works on at once: two vectors of AVX-512."""
 _PIECE = 4096
 """Values that are summed at a time over several directions; they fit a first-level cache."""
 _AHEAD = 1024
 """How many values ahead memory is fetched."""
 _ROUNDS = 10
-_FIRST_MULTIPLIER = np.uint64(0xD2E7470EE14C6C93)
-_SECOND_MULTIPLIER = np.uint64(0xCA5A826395121157)
-_FIRST_WEYL = np.uint64(0x9E3779B97F4A7C15)
-_SECOND_WEYL = np.uint64(0xBB67AE8584CAA73B)
+_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
+_WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 
 
 def _compiled(function: F) -> F:
@@ -41,10 +40,6 @@ def _compiled(function: F) -> F:
         return cast(F, njit(nogil=True, cache=True)(function))
     except RuntimeError:  # neither this folder nor the user's cache can be written to
         return cast(F, njit(nogil=True)(function))
-
-
-def _inlined(function: F) -> F:
-    return cast(F, njit(inline="always")(function))
 
 
 def _not_inlined(function: F) -> F:
@@ -75,15 +70,16 @@ def accumulate(
         scales: K scales of the directions.
     """
     if len(keys) == 1:
-        _add(x, start, table, keys[0, 0], keys[0, 1], factors[0], scales[0])
+        _add(x, start, table, keys[0], factors[0], scales[0])
         return
     total = np.empty(_PIECE, np.float32)
-    for first in range(0, x.size, _PIECE):
-        part = x[first : first + _PIECE]
+    for piece in range(-(start % _PIECE), x.size, _PIECE):
+        first = max(piece, 0)
+        part = x[first : piece + _PIECE]
         some = total[: part.size]
         some[:] = -0.0  # anything added to it stays what it is
         for k in range(len(keys)):
-            _add(some, start + first, table, keys[k, 0], keys[k, 1], factors[k], scales[k])
+            _add(some, start + first, table, keys[k], factors[k], scales[k])
         part += some
 
 
@@ -92,104 +88,103 @@ def _add(
     x: Vector,
     start: int,
     table: Vector,
-    key: Word,
-    other: Word,
+    key: Words,
     factor: np.float32,
     scale: np.float32,
 ) -> None:
     """``x += (table[words] * factor) * scale``, from the word with the number ``start`` on."""
-    group = 256 if table.size == 2 else 16
-    begin = min(-start % group, x.size)
-    end = x.size - (x.size - begin) % group
-    counter = np.uint64((start + begin) // group)
-    _add_part(x[:begin], start, table, key, other, factor, scale)
-    if table.size == 2:
-        for first in range(begin, end, 256):
-            counter += np.uint64(1)
-            for ahead in range(first + _AHEAD, first + _AHEAD + 256, 16):
-                _prefetch(x, ahead)
-            words = _philox(counter, key, other)
-            _add_signs(x[first : first + 256], words, table, factor, scale)
-    else:
-        for first in range(begin, end, 16):
-            counter += np.uint64(1)
-            _prefetch(x, first + _AHEAD)
-            words = _philox(counter, key, other)
-            _add_entries(x[first : first + 16], words, table, factor, scale)
-    _add_part(x[end:], start + end, table, key, other, factor, scale)
+    words = np.empty(4 * _LANES, np.uint64)
+    each = 256 if table.size == 2 else 16
+    values = np.empty(_LANES * each, np.float32)
+    for piece in range(-(start % values.size), x.size, values.size):
+        _philox(words, np.uint64((start + piece) // each + 1), key[0], key[1])
+        if table.size == 2:
+            _look_up_bits(values, words, table)
+        else:
+            _look_up(values, words, table, x, piece + _AHEAD)
+        first = max(piece, 0)
+        part = x[first : piece + values.size]
+        some = values[first - piece :]
+        for i in range(part.size):
+            part[i] += (some[i] * factor) * scale
 
 
 @_not_inlined
-def _add_part(
-    x: Vector,
-    start: int,
-    table: Vector,
-    key: Word,
-    other: Word,
-    factor: np.float32,
-    scale: np.float32,
-) -> None:
-    """The same for a part of what one step of the counter gives."""
-    if not x.size:
-        return
-    group = 256 if table.size == 2 else 16
-    words = _philox(np.uint64(start // group + 1), key, other)
-    values = np.full(group, np.float32(-0.0))
-    if table.size == 2:
-        _add_signs(values, words, table, factor, scale)
-    else:
-        _add_entries(values, words, table, factor, scale)
-    first = start % group
-    x += values[first : first + x.size]
+def _look_up(values: Vector, words: Words, table: Vector, x: Vector, ahead: int) -> None:
+    """Values for words of 16 bits; meanwhile memory is fetched that will be changed."""
+    low = np.uint64(0xFFFF)
+    for lane in range(_LANES):
+        _prefetch(x, ahead + 16 * lane)
+        for i in range(4):
+            word = words[i * _LANES + lane]
+            first = 16 * lane + 4 * i
+            values[first] = table[word & low]
+            values[first + 1] = table[(word >> np.uint64(16)) & low]
+            values[first + 2] = table[(word >> np.uint64(32)) & low]
+            values[first + 3] = table[word >> np.uint64(48)]
 
 
-@_inlined
-def _add_entries(
-    x: Vector, words: Words, table: Vector, factor: np.float32, scale: np.float32
-) -> None:
-    """``x += (table[words] * factor) * scale`` for 16 words."""
-    for i in range(16):
-        entry = (words[i // 4] >> np.uint64(i % 4 * 16)) & np.uint64(0xFFFF)
-        x[i] += (table[entry] * factor) * scale
-
-
-@_inlined
-def _add_signs(
-    x: Vector, words: Words, table: Vector, factor: np.float32, scale: np.float32
-) -> None:
-    """The same for 256 words of one bit."""
-    low, high = (table[0] * factor) * scale, (table[1] * factor) * scale
-    for which in range(4):
-        for i in range(64):
-            bit = (words[which] >> np.uint64(i)) & np.uint64(1)
-            x[64 * which + i] += high if bit else low
-
-
-@_inlined
-def _philox(counter: Word, key: Word, other: Word) -> Words:
-    """Philox 4x64 with ten rounds."""
-    a, b, c, d = counter, np.uint64(0), np.uint64(0), np.uint64(0)
-    for _ in range(_ROUNDS):
-        high, low = _product(a, _FIRST_MULTIPLIER)
-        other_high, other_low = _product(c, _SECOND_MULTIPLIER)
-        a, b, c, d = other_high ^ b ^ key, other_low, high ^ d ^ other, low
-        key += _FIRST_WEYL
-        other += _SECOND_WEYL
-    return a, b, c, d
+@_not_inlined
+def _look_up_bits(values: Vector, words: Words, table: Vector) -> None:
+    """Values for words of one bit."""
+    low, high = table[0], table[1]
+    for i in range(4 * _LANES):
+        word = words[i % 4 * _LANES + i // 4]
+        for bit in range(64):
+            values[64 * i + bit] = high if (word >> np.uint64(bit)) & np.uint64(1) else low
 
 
 @_intrinsic
-def _product(context: Any, x: Any, y: Any) -> Any:
-    """The upper and the lower 64 bits of a product."""
+def _philox(context: Any, out: Any, counter: Any, key: Any, other: Any) -> Any:
+    """Philox 4x64 with ten rounds: the first of 4 words for each of 16 counters, then the second.
+
+    The counters are ``counter, counter + 1, ...``
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        word, wide = ir.IntType(64), ir.IntType(128)
-        product = builder.mul(*(builder.zext(value, wide) for value in arguments))
-        upper = builder.trunc(builder.lshr(product, wide(64)), word)
-        pair = [upper, builder.trunc(product, word)]
-        return context.make_tuple(builder, signature.return_type, pair)
+        out, counter, *keys = arguments
+        word = ir.IntType(64)
+        vector = ir.VectorType(word, _LANES)
 
-    return types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), codegen
+        def all_lanes(value: int) -> Any:
+            return vector([value] * _LANES)
+
+        def spread(value: Any) -> Any:
+            """A register's value in all lanes."""
+            first = builder.insert_element(vector(ir.Undefined), value, ir.IntType(32)(0))
+            zeros = ir.VectorType(ir.IntType(32), _LANES)([0] * _LANES)
+            return builder.shuffle_vector(first, vector(ir.Undefined), zeros)
+
+        def product(x: Any, multiplier: int) -> tuple[Any, Any]:
+            """The upper and the lower 64 bits, from four products of 32 bits."""
+            low, half = all_lanes(2**32 - 1), all_lanes(32)
+            x_low, x_high = builder.and_(x, low), builder.lshr(x, half)
+            y_low, y_high = all_lanes(multiplier % 2**32), all_lanes(multiplier >> 32)
+            lowest = builder.mul(x_low, y_low)
+            cross = builder.mul(x_low, y_high)
+            middle = builder.add(builder.lshr(lowest, half), builder.and_(cross, low))
+            middle = builder.add(middle, builder.mul(x_high, y_low))
+            upper = builder.add(builder.mul(x_high, y_high), builder.lshr(cross, half))
+            upper = builder.add(upper, builder.lshr(middle, half))
+            return upper, builder.or_(builder.shl(middle, half), builder.and_(lowest, low))
+
+        a = builder.add(spread(counter), vector(list(range(_LANES))))
+        b = c = d = all_lanes(0)
+        first, second = map(spread, keys)
+        for _ in range(_ROUNDS):
+            (upper, lower), (high, low) = product(a, _MULTIPLIERS[0]), product(c, _MULTIPLIERS[1])
+            a = builder.xor(builder.xor(high, b), first)
+            c = builder.xor(builder.xor(upper, d), second)
+            b, d = low, lower
+            first = builder.add(first, all_lanes(_WEYL[0]))
+            second = builder.add(second, all_lanes(_WEYL[1]))
+        data = context.make_array(signature.args[0])(context, builder, out).data
+        for i, words in enumerate((a, b, c, d)):
+            place = builder.gep(data, [word(i * _LANES)])
+            builder.store(words, builder.bitcast(place, vector.as_pointer()), align=8)
+        return context.get_dummy_value()
+
+    return types.void(out, types.uint64, types.uint64, types.uint64), codegen
 
 
 @_intrinsic

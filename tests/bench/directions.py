@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import get_args
 
@@ -17,15 +17,17 @@ import torch
 from fedsim.directions import Directions, Kind, num_values
 
 
-def best_s(work: Callable[[], object], repeats: int) -> float:
-    """Wall seconds of the fastest of several calls, after one to warm up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def seconds(works: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
+    """Wall seconds of several works in turn, after one turn to warm up; a row for each turn."""
+    rows = []
+    for _ in range(repeats + 1):
+        row = []
+        for work in works:
+            start = time.perf_counter()
+            work()
+            row.append(time.perf_counter() - start)
+        rows.append(row)
+    return rows[1:]
 
 
 def bert() -> torch.nn.Module:
@@ -39,8 +41,13 @@ def bert() -> torch.nn.Module:
     )
 
 
-def rates(whole: dict[str, tuple[int, ...]], seeds: int, repeats: int) -> dict[str, float]:
-    """Million values a second for each operation, one thread unless the name says two."""
+def works(
+    whole: dict[str, tuple[int, ...]], seeds: int
+) -> dict[str, tuple[int, Callable[[], object]]]:
+    """How many values each operation makes, and what does it; the first is torch's.
+
+    One thread unless the name says two.
+    """
     x = {name: np.zeros(shape, np.float32) for name, shape in whole.items()}
     tensors = {name: torch.from_numpy(values) for name, values in x.items()}
     size = num_values(x)
@@ -51,19 +58,21 @@ def rates(whole: dict[str, tuple[int, ...]], seeds: int, repeats: int) -> dict[s
         for tensor in tensors.values():
             tensor.add_(torch.randn(tensor.shape), alpha=0.1)
 
-    result = {"torch manual_seed + randn + add": size / best_s(obvious, repeats) / 1e6}
+    result: dict[str, tuple[int, Callable[[], object]]] = {
+        "torch manual_seed + randn + add": (size, obvious)
+    }
     for kind in get_args(Kind):
         one, few = Directions(size, kind), Directions(part.size, kind)
         two = Directions(size, kind, threads=2)
-        alone = best_s(partial(one.add, x, 5, 0.1), repeats)
-        both = best_s(partial(two.add, x, 5, 0.1), repeats)
-        many = best_s(partial(few.accumulate, part, range(seeds), [0.1] * seeds), repeats)
-        dots = best_s(partial(few.dot, part, range(seeds)), repeats)
+        many = range(seeds)
         result |= {
-            f"{kind} add": size / alone / 1e6,
-            f"{kind} add, two threads": size / both / 1e6,
-            f"{kind} accumulate {seeds} seeds": seeds * part.size / many / 1e6,
-            f"{kind} dot with {seeds} seeds": seeds * part.size / dots / 1e6,
+            f"{kind} add": (size, partial(one.add, x, 5, 0.1)),
+            f"{kind} add, two threads": (size, partial(two.add, x, 5, 0.1)),
+            f"{kind} accumulate {seeds} seeds": (
+                seeds * part.size,
+                partial(few.accumulate, part, many, [0.1] * seeds),
+            ),
+            f"{kind} dot with {seeds} seeds": (seeds * part.size, partial(few.dot, part, many)),
         }
     return result
 
@@ -79,10 +88,14 @@ def main() -> None:
     with torch.device("meta"):
         shapes = {name: tuple(p.shape) for name, p in bert().named_parameters()}
     whole = {"x": (arguments.size,)} if arguments.size else shapes
-    result = rates(whole, arguments.seeds, arguments.repeats)
-    base = next(iter(result.values()))
-    for name, rate in result.items():
-        print(f"{name:40} {rate:7.0f} M values/s, {rate / base:5.2f} x torch")
+    named = works(whole, arguments.seeds)
+    times = np.array(seconds([work for _, work in named.values()], arguments.repeats))
+    rates = np.array([values for values, _ in named.values()]) / times / 1e6
+    for name, rate in zip(named, rates.T, strict=True):
+        print(
+            f"{name:40} {np.median(rate):7.0f} M values/s, "
+            f"{np.median(rate / rates[:, 0]):5.2f} x torch in the same turn"
+        )
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ import argparse
 import resource
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 
 from fedsim.client import Client
 from fedsim.clients._zeroth import Walker, forward_only
 from fedsim.directions import Directions, Kind
-from tests.bench.directions import bert, best_s
+from tests.bench.directions import bert, seconds
 
 
 def client(rows: int, tokens: int) -> tuple[Client, dict[str, torch.Tensor]]:
@@ -47,8 +48,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     view, batch = client(arguments.rows, arguments.tokens)
+
+    def forward() -> None:
+        view.loss(batch).item()
+
     with forward_only(view):
-        forward = best_s(lambda: view.loss(batch).item(), arguments.repeats)
+        seconds([forward], arguments.repeats)
         Directions(1).values(0)  # its compiled code and compiler take 115 MB, once
         before = peak_mb()
         kinds: tuple[Kind, ...] = ("gaussian", "rademacher")
@@ -59,10 +64,12 @@ def main() -> None:
                 above, below = w.probe(batch, 7)
                 w.move({7: -1e-6 * (above - below)})
 
-            cost = best_s(step, arguments.repeats)
+            times = np.array(seconds([forward, step], arguments.repeats))
+            alone, cost = np.median(times, axis=0)
+            ratio = np.median(times[:, 1] / times[:, 0])
             print(
                 f"{arguments.rows} x {arguments.tokens} tokens, {kind:10}: forward "
-                f"{forward:.3f} s, step {cost:.3f} s = {cost / forward:.2f} forward passes; "
+                f"{alone:.3f} s, step {cost:.3f} s = {ratio:.2f} forward passes in the same turn; "
                 f"peak {before:.0f} MB forward, {peak_mb():.0f} MB with steps"
             )
 
