@@ -42,7 +42,8 @@ def _compiled(function: F) -> F:
         return cast(F, njit(nogil=True)(function))
 
 
-def _not_inlined(function: F) -> F:
+def _inner(function: F) -> F:
+    """Compile together with the function that calls it."""
     return cast(F, njit(function))
 
 
@@ -83,7 +84,7 @@ def accumulate(
         part += some
 
 
-@_not_inlined
+@_inner
 def _add(
     x: Vector,
     start: int,
@@ -109,7 +110,7 @@ def _add(
             part[i] += (some[i] * factor) * scale
 
 
-@_not_inlined
+@_inner
 def _look_up(values: Vector, words: Words, table: Vector, x: Vector, ahead: int) -> None:
     """Values for words of 16 bits; meanwhile memory is fetched that will be changed."""
     low = np.uint64(0xFFFF)
@@ -124,7 +125,7 @@ def _look_up(values: Vector, words: Words, table: Vector, x: Vector, ahead: int)
             values[first + 3] = table[word >> np.uint64(48)]
 
 
-@_not_inlined
+@_inner
 def _look_up_bits(values: Vector, words: Words, table: Vector) -> None:
     """Values for words of one bit."""
     low, high = table[0], table[1]
