@@ -1,7 +1,7 @@
 """``python -m tests.bench.zeroth``: what a zeroth-order step costs beside forward passes.
 
-A BERT of MiniLM's shape (6 layers of width 384, 22.7 million parameters, all of them trained),
-random weights, one thread. Memory is the growth of the largest resident set.
+A BERT of MiniLM's shape (6 layers of width 384, 22.7 million parameters, all of them trained unless
+``--upper`` says so), random weights, one thread. Memory is the growth of the largest resident set.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ from fedsim.clients._zeroth import Walker, forward_only
 from fedsim.directions import Directions, Kind
 from tests.bench.directions import bert, seconds
 
+UPPER = ("bert.encoder.layer.4.", "bert.encoder.layer.5.", "classifier.")
 
-def client(rows: int, tokens: int) -> tuple[Client, dict[str, torch.Tensor]]:
+
+def client(rows: int, tokens: int, upper: bool) -> tuple[Client, dict[str, torch.Tensor]]:
     """A client around a model of MiniLM's shape, and a batch."""
     torch.manual_seed(0)
     model = bert()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not upper or name.startswith(UPPER))
     batch = {
         "input_ids": torch.randint(0, 30_000, (rows, tokens)),
         "labels": torch.zeros(rows).long(),
     }
-    task = SimpleNamespace(
-        model=model, parameters=dict(model.named_parameters()), loss=lambda b: model(**b).loss
-    )
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    task = SimpleNamespace(model=model, parameters=trained, loss=lambda b: model(**b).loss)
     view = Client(0, 1, 1, task, {}, {}, {}, torch.Generator())  # type: ignore[arg-type]
     return view, batch
 
@@ -44,10 +47,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.zeroth", description=__doc__)
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--upper", action="store_true", help="two layers, as fedkseed_minilm has")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    view, batch = client(arguments.rows, arguments.tokens)
+    view, batch = client(arguments.rows, arguments.tokens, arguments.upper)
 
     def forward() -> None:
         view.loss(batch).item()
