@@ -77,7 +77,7 @@ def test_threads_shapes_and_pieces_do_not_change_bits(kind):
     two = Directions(SIZE, kind, threads=2)
     flat = np.zeros(SIZE, np.float32)
     one.accumulate(flat, [1, 2, 3], [0.5, 0.0, -1.25])
-    sizes = [5, BLOCK, 0, 1234]
+    sizes = [5, BLOCK, 0, 1234, *np.random.default_rng(0).integers(1, 600, 60)]
     pieces = {str(i): np.zeros(n, np.float32) for i, n in enumerate(sizes)}
     pieces["rest"] = np.zeros((SIZE - sum(sizes), 1), np.float32)
     two.accumulate(pieces, [1, 2, 3], [0.5, 0.0, -1.25])
