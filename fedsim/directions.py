@@ -45,6 +45,10 @@ ADD_FLOPS = 2
 """Of adding a scaled direction, or of a dot product, for each value; making the values takes
 integers and a table, which a clock of FLOPs does not see."""
 
+PHILOX_ROUNDS = 10
+PHILOX_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
+PHILOX_WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
+
 Kind = Literal["gaussian", "rademacher", "sphere", "truncated"]
 Vector = NDArray[np.float32]
 Target = NDArray[Any] | Mapping[str, NDArray[Any]] | Mapping[str, "Tensor"]

@@ -18,8 +18,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from fedsim.directions import PHILOX_MULTIPLIERS, PHILOX_ROUNDS, PHILOX_WEYL, Vector
+
 F = TypeVar("F", bound=Callable[..., Any])
-Vector = NDArray[np.float32]
 Word = np.uint64
 Words = NDArray[np.uint64]
 
@@ -29,9 +30,6 @@ _PIECE = 4096
 """Values that are summed at a time over several directions; they fit a first-level cache."""
 _AHEAD = 1024
 """How many values ahead memory is fetched."""
-_ROUNDS = 10
-_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
-_WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 
 
 def _compiled(function: F) -> F:
@@ -172,13 +170,16 @@ def _philox(context: Any, out: Any, counter: Any, key: Any, other: Any) -> Any:
         a = builder.add(spread(counter), vector(list(range(_LANES))))
         b = c = d = all_lanes(0)
         first, second = map(spread, keys)
-        for _ in range(_ROUNDS):
-            (upper, lower), (high, low) = product(a, _MULTIPLIERS[0]), product(c, _MULTIPLIERS[1])
+        for _ in range(PHILOX_ROUNDS):
+            (upper, lower), (high, low) = (
+                product(a, PHILOX_MULTIPLIERS[0]),
+                product(c, PHILOX_MULTIPLIERS[1]),
+            )
             a = builder.xor(builder.xor(high, b), first)
             c = builder.xor(builder.xor(upper, d), second)
             b, d = low, lower
-            first = builder.add(first, all_lanes(_WEYL[0]))
-            second = builder.add(second, all_lanes(_WEYL[1]))
+            first = builder.add(first, all_lanes(PHILOX_WEYL[0]))
+            second = builder.add(second, all_lanes(PHILOX_WEYL[1]))
         data = context.make_array(signature.args[0])(context, builder, out).data
         for i, words in enumerate((a, b, c, d)):
             place = builder.gep(data, [word(i * _LANES)])

@@ -18,13 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.directions import BLOCK, Directions, Vector
+from fedsim.directions import (
+    BLOCK,
+    PHILOX_MULTIPLIERS,
+    PHILOX_ROUNDS,
+    PHILOX_WEYL,
+    Directions,
+    Vector,
+)
 
 PIECE = 256 * BLOCK
 """Values that are made at a time."""
-_ROUNDS = 10
-_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
-_WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 _LOW = 0xFFFFFFFF
 
 
@@ -106,10 +110,10 @@ def _words(of: Directions, seed: int, counter: int, count: int, device: torch.de
     keys = of.key(seed)
     first = torch.arange(counter + 1, counter + 1 + -(-count // 4), device=device)
     a, b, c, d = first, *(torch.zeros_like(first) for _ in range(3))
-    for number in range(_ROUNDS):
-        high_a, low_a = _product(a, _MULTIPLIERS[0])
-        high_c, low_c = _product(c, _MULTIPLIERS[1])
-        one, two = (_signed(key + number * w) for key, w in zip(keys, _WEYL, strict=True))
+    for number in range(PHILOX_ROUNDS):
+        high_a, low_a = _product(a, PHILOX_MULTIPLIERS[0])
+        high_c, low_c = _product(c, PHILOX_MULTIPLIERS[1])
+        one, two = (_signed(key + number * w) for key, w in zip(keys, PHILOX_WEYL, strict=True))
         a, b, c, d = high_c ^ b ^ one, low_c, high_a ^ d ^ two, low_a
     return torch.stack([a, b, c, d], dim=1).view(-1)[:count]
 
