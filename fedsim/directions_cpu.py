@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from fedsim.directions import PHILOX_MULTIPLIERS, PHILOX_ROUNDS, PHILOX_WEYL, Vector
 
 F = TypeVar("F", bound=Callable[..., Any])
-Word = np.uint64
 Words = NDArray[np.uint64]
 
 _LANES = 16
@@ -171,10 +170,8 @@ def _philox(context: Any, out: Any, counter: Any, key: Any, other: Any) -> Any:
         b = c = d = all_lanes(0)
         first, second = map(spread, keys)
         for _ in range(PHILOX_ROUNDS):
-            (upper, lower), (high, low) = (
-                product(a, PHILOX_MULTIPLIERS[0]),
-                product(c, PHILOX_MULTIPLIERS[1]),
-            )
+            upper, lower = product(a, PHILOX_MULTIPLIERS[0])
+            high, low = product(c, PHILOX_MULTIPLIERS[1])
             a = builder.xor(builder.xor(high, b), first)
             c = builder.xor(builder.xor(upper, d), second)
             b, d = low, lower
