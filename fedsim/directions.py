@@ -48,6 +48,7 @@ integers and a table, which a clock of FLOPs does not see."""
 PHILOX_ROUNDS = 10
 PHILOX_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 PHILOX_WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
+"""What is added to the two words of the key after each round; Philox 4x64-10, as NumPy has it."""
 
 Kind = Literal["gaussian", "rademacher", "sphere", "truncated"]
 Vector = NDArray[np.float32]

@@ -41,7 +41,7 @@ def bert() -> torch.nn.Module:
     )
 
 
-def works(
+def operations(
     whole: dict[str, tuple[int, ...]], seeds: int
 ) -> dict[str, tuple[int, Callable[[], object]]]:
     """How many values each operation makes, and what does it; the first is torch's.
@@ -88,7 +88,7 @@ def main() -> None:
     with torch.device("meta"):
         shapes = {name: tuple(p.shape) for name, p in bert().named_parameters()}
     whole = {"x": (arguments.size,)} if arguments.size else shapes
-    named = works(whole, arguments.seeds)
+    named = operations(whole, arguments.seeds)
     times = np.array(seconds([work for _, work in named.values()], arguments.repeats))
     rates = np.array([values for values, _ in named.values()]) / times / 1e6
     for name, rate in zip(named, rates.T, strict=True):
