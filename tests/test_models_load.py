@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 from pathlib import Path
 from typing import Any
 
@@ -288,11 +287,9 @@ def test_a_package_folder_is_found():
     assert found == Path(torch.__file__).parent / "nn"
 
 
-def test_an_unreachable_hub_is_a_quick_error(monkeypatch):
+def test_an_unreachable_hub_is_an_error(monkeypatch):
     monkeypatch.setattr(places, "hub_reachable", lambda: False)
-    start = time.monotonic()
     error = fault(name="nobody/no-such-model", how_to_get="Copy it from the shelf.")
-    assert time.monotonic() - start < 5
     assert error.key == ("model", "name")
     assert "the Hub cannot be reached" in str(error)
     assert "Copy it from the shelf." in str(error)
@@ -330,6 +327,19 @@ def test_a_reachable_hub_is_asked_when_the_cache_has_nothing(monkeypatch):
         return "model"
 
     assert places.fetch("some/model", "", ("model", "name"), get) == "model"
+
+
+def test_an_unreachable_hub_is_not_asked(monkeypatch):
+    monkeypatch.setattr(places, "hub_reachable", lambda: False)
+    seen = []
+
+    def get(place: str, **where: Any) -> str:
+        seen.append((place, where))
+        raise OSError("not cached")
+
+    with pytest.raises(ModelError, match="the Hub cannot be reached"):
+        places.fetch("some/model", "", ("model", "name"), get)
+    assert seen == [("some/model", {"local_files_only": True})]
 
 
 def test_quiet_restores_the_log_level():
