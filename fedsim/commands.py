@@ -13,6 +13,7 @@ from rich.console import Console
 from fedsim import compare, layers
 from fedsim import sweep as sweeping
 from fedsim.errors import DataError, FedsimError, RunError
+from fedsim.loading import loading
 from fedsim.progress import Reporter
 from fedsim.results import Run
 from fedsim.scenario import Scenario, engine_section, load
@@ -54,7 +55,8 @@ def _run_seeds(
     make_reporter: Callable[[int], Reporter],
     launch: Launch | None,
 ) -> list[Run]:
-    from fedsim import simulation
+    with loading():
+        from fedsim import simulation
 
     seeds = scenario.seeds or (scenario.seed,)
     runs = []
@@ -75,7 +77,8 @@ def resume(path: Path, make_reporter: Callable[[int], Reporter], json: bool) -> 
     source = found.env.get("source")
     if source:
         _import_beside(Path(source))
-    from fedsim import simulation
+    with loading():
+        from fedsim import simulation
 
     run = simulation.resume(path, reporter=make_reporter(found.seed))
     _tell([run], json)
@@ -185,6 +188,7 @@ def _check_files(scenario: Scenario) -> None:
         )
 
 
+@loading()
 def _launched(name: str, overrides: Sequence[str]) -> AbstractContextManager[Launch | None]:
     """Worker processes that start while the scenario's plug-ins load; none for inline."""
     engine = engine_section(name, overrides)
@@ -203,6 +207,7 @@ def _import_beside(file: Path) -> None:
         sys.path.insert(0, folder)
 
 
+@loading()
 def _load(name: str, overrides: Sequence[str]) -> Scenario:
     file = layers.find_scenario(name)
     _import_beside(file)

@@ -18,7 +18,7 @@ OWN = [p for p in SOURCES if not any(part.is_symlink() for part in (p, *p.parent
 MODULES = [m.name for m in pkgutil.walk_packages(fedsim.__path__, "fedsim.")]
 
 LAYERS = [
-    {"_version", "errors", "units", "shapes"},
+    {"_version", "errors", "units", "shapes", "loading"},
     {"arrays", "seeds", "layers", "wording", "registry", "records", "cache", "trees", "sections"},
     {"trials", "curvature", "bitstrings"},
     {"directions", "directions_cpu", "directions_torch", "seedpool", "projection"},

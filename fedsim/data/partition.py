@@ -21,6 +21,7 @@ from fedsim.data.names import available
 from fedsim.data.partitioners import check, find
 from fedsim.data.sources import Rows, load_rows
 from fedsim.errors import DataError
+from fedsim.loading import loading
 from fedsim.scenario import Scenario
 from fedsim.seeds import Seeds
 
@@ -150,6 +151,7 @@ class Split:
         return len(self.client_indices(client, part))
 
 
+@loading()
 def make(scenario: Scenario, seed: int) -> Split:
     """Load the rows of a scenario and decide who owns them.
 

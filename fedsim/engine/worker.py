@@ -34,6 +34,7 @@ from fedsim.engine.gradients import mean_gradient
 from fedsim.engine.process import peak_bytes, preserved_generators, time_limit
 from fedsim.engine.update_norms import note_decoded, note_update
 from fedsim.errors import FedsimError, ModelError, ScenarioError
+from fedsim.loading import loading
 from fedsim.scenario import Scenario
 from fedsim.seeds import Seeds
 from fedsim.task import Task, Totals
@@ -64,6 +65,7 @@ class Worker:
         expendable: Whether this process may be ended when a client hangs in compiled code.
     """
 
+    @loading()
     def __init__(self, recipe: Recipe, expendable: bool = False) -> None:
         torch.set_num_threads(recipe.scenario.engine.threads_per_worker)
         scenario = recipe.scenario
