@@ -9,13 +9,14 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
 from fedsim.engine import resources
 from fedsim.errors import RunError
+from fedsim.loading import loading
 from fedsim.scenario import EngineSection
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ _UNUSED = ("start_monitor", "start_log_monitor", "start_api_server")
 """What a local Ray starts beside its workers, and a run has no use for: the autoscaler, the
 forwarding of logs, the dashboard's server. Methods of Ray's own; one that a release does not have
 is not left out."""
+_STARTS = "start_ray_processes"
+"""The method of Ray's own that starts the processes of a node."""
 
 _unwanted: list[Future[None]] = []
 
@@ -91,6 +94,7 @@ def launching(engine: EngineSection) -> AbstractContextManager[Launch | None]:
 class WorkerProcess:
     """A process that builds its own worker from a recipe."""
 
+    @loading()
     def __init__(self, path: list[str]) -> None:
         sys.path[:] = path  # user code beside the scenario is importable here too
         # Heavy libraries load while the driver does other things.
@@ -132,7 +136,7 @@ def _start(engine: EngineSection, num_workers: int) -> Any:
     logging.getLogger("ray").setLevel(logging.ERROR)
     offer = resources.of_local_ray(engine, num_workers)
     try:
-        with _without_unused():
+        with _lean():
             ray.init(
                 address=address,
                 logging_level=logging.ERROR,
@@ -153,13 +157,14 @@ def _start(engine: EngineSection, num_workers: int) -> Any:
 
 
 @contextmanager
-def _without_unused() -> Iterator[None]:
-    """Let a Ray that starts in this context do without the processes that nobody uses."""
+def _lean() -> Iterator[None]:
+    """Let a Ray that starts in this context do without what nobody uses or needs to wait for."""
     from ray._private.node import Node
 
-    kept = {name: method for name, method in vars(Node).items() if name in _UNUSED}
-    for name in kept:
-        setattr(Node, name, lambda *args, **kwargs: None)
+    kept = {name: method for name, method in vars(Node).items() if name in (_STARTS, *_UNUSED)}
+    for name, method in kept.items():
+        lean = _noticed(method) if name == _STARTS else lambda *args, **kwargs: None
+        setattr(Node, name, lean)
     try:
         yield
     finally:
@@ -167,11 +172,26 @@ def _without_unused() -> Iterator[None]:
             setattr(Node, name, method)
 
 
+def _noticed(start: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Start a node and notice within 0.1 s that it is there; Ray itself looks every second."""
+
+    def start_and_notice(node: Any) -> None:
+        from ray._private import services
+
+        start(node)
+        services.wait_for_node(node.gcs_address, node.plasma_store_socket_name)
+
+    return start_and_notice
+
+
 def _load_ray(address: str) -> None:
     """Import Ray, which reads its settings then."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # 15 starves beside anything else that runs
+    # Processes of a node that find no answer yet ask again: after 20 ms for 10 s, not after 1 s.
+    os.environ.setdefault("RAY_raylet_client_connect_timeout_milliseconds", "20")
+    os.environ.setdefault("RAY_raylet_client_num_connect_attempts", "500")
     if address == "local":
         _lock_up()
     import ray  # noqa: F401
