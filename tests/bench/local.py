@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tests.bench import works
+from tests.bench import models
 from tests.bench.works import Work
 
 
@@ -15,8 +15,8 @@ class Resident:
     def __init__(self, work: Work) -> None:
         torch.set_num_threads(1)
         self.work = work
-        self.model = works.build_model(work)
-        self.trained = works.trained(self.model)
+        self.model = models.build_model(work)
+        self.trained = models.trained(self.model)
         self.parameters = list(self.trained.values())
         self.optimizer = torch.optim.SGD(self.parameters, lr=work.learning_rate)
 
@@ -30,7 +30,7 @@ class Resident:
         if not self.work.trains:
             return 0.0
         self.model.train()
-        data = works.client_rows(self.work.name, client)
+        data = models.client_rows(self.work.name, client)
         generator = torch.Generator().manual_seed(server_round * 1_000_003 + client)
         order = torch.randperm(self.work.rows, generator=generator)
         losses = [
@@ -38,10 +38,10 @@ class Resident:
         ]
         return sum(losses) / len(losses)
 
-    def step(self, batch: works.Batch) -> float:
+    def step(self, batch: models.Batch) -> float:
         """One step of SGD."""
         self.optimizer.zero_grad()
-        loss = works.loss(self.model, batch)
+        loss = models.loss(self.model, batch)
         loss.backward()
         self.optimizer.step()
         return loss.item()
@@ -49,4 +49,4 @@ class Resident:
 
 def num_trainable(model: nn.Module) -> int:
     """Numbers that are trained and exchanged."""
-    return sum(p.numel() for p in works.trained(model).values())
+    return sum(p.numel() for p in models.trained(model).values())

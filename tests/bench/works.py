@@ -1,7 +1,7 @@
-"""What is measured: data and models, drawn from seeds and equal for every peer.
+"""What is measured: works, and their data, drawn from seeds and equal for every peer.
 
-Imported by peers in other environments, hence torch and NumPy only; fedsim's scenarios reach data
-and models here as ``module:function``.
+Imported by peers in other environments, and before a start-up is timed, hence NumPy only; fedsim's
+scenarios reach the data here as ``module:function``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,8 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
 
-Batch = dict[str, Tensor]
 SEED = 7
 WARM_UP = 2
 """Rounds that come first and are left out: they build, cache and warm up."""
@@ -85,53 +81,6 @@ BERTS: dict[str, dict[str, Any]] = {
 }
 
 
-# Models
-
-
-def build_model(work: Work) -> nn.Module:
-    """The model with what is trained marked; equal weights in every process."""
-    torch.manual_seed(SEED)
-    if work.vocabulary:
-        return _lora(work)
-    return cnn() if work.name == "cnn" else logistic()
-
-
-def cnn() -> nn.Module:
-    """pfl-research's CIFAR10 model."""
-    from fedsim.models.cnn import simple_cnn
-
-    return simple_cnn()
-
-
-def logistic() -> nn.Module:
-    """Logistic regression on 28 x 28 images."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-
-
-def _lora(work: Work) -> nn.Module:
-    import peft
-    from transformers import BertConfig, BertForSequenceClassification
-
-    model = BertForSequenceClassification(BertConfig(**BERTS[work.name], num_labels=work.classes))
-    adapted: nn.Module = peft.get_peft_model(model, peft.LoraConfig(**LORA, task_type="SEQ_CLS"))
-    return adapted
-
-
-def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Trained parameters by name."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Mean cross entropy of a batch."""
-    inputs = {name: x for name, x in batch.items() if name != "labels"}
-    outputs = model(inputs["images"]) if "images" in inputs else model(**inputs).logits
-    return functional.cross_entropy(outputs, batch["labels"])
-
-
-# Data
-
-
 @cache
 def rows(name: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """All training rows of a work: inputs and labels, client after client."""
@@ -156,20 +105,6 @@ def _tokens(work: Work, labels: NDArray[np.int64], rng: np.random.Generator) -> 
     tokens = rng.integers(1, work.vocabulary, size)
     telling = 1 + rng.integers(0, 20, size) + 20 * labels[:, None]  # 20 words of each class
     return np.where(rng.random(size) < 0.8, telling, tokens)
-
-
-@cache
-def client_rows(name: str, client: int) -> Batch:
-    """The rows of one client as tensors; made once per process."""
-    work = WORKS[name]
-    inputs, labels = rows(name)
-    own = slice(client * work.rows, (client + 1) * work.rows)
-    batch = {"labels": torch.from_numpy(labels[own])}
-    if work.vocabulary:
-        ids = torch.from_numpy(inputs[own])
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **batch}
-    images = torch.from_numpy(inputs[own].astype(np.float32)) / 255
-    return {"images": images.reshape(work.rows, -1, *work.shape[-2:]) * 4 - 2, **batch}
 
 
 def dataset(work: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import multiprocessing as mp
 
-from tests.bench import works
+from tests.bench import models, works
 from tests.bench.local import Resident
 from tests.bench.peers.program import Arguments, Meter, Result, main
 
@@ -18,7 +18,7 @@ from tests.bench.peers.program import Arguments, Meter, Result, main
 def run(arguments: Arguments) -> Result:
     """Start the processes, average after each round."""
     work, num = arguments.work, arguments.workers
-    size = sum(p.numel() for p in works.trained(works.build_model(work)).values())
+    size = sum(p.numel() for p in models.trained(models.build_model(work)).values())
     context = mp.get_context("spawn")
     barrier = context.Barrier(num + 1)
     weights = torch.zeros(size).share_memory_()

@@ -48,7 +48,7 @@ def _images(work: Work) -> dict[str, Any]:
             "mean": [0.5] * channels,
             "std": [0.25] * channels,
         },
-        "model": {"name": f"tests.bench.works:{'cnn' if work.name == 'cnn' else 'logistic'}"},
+        "model": {"name": f"tests.bench.models:{'cnn' if work.name == 'cnn' else 'logistic'}"},
     }
 
 
@@ -72,16 +72,18 @@ def run(arguments: Arguments) -> Result:
     if arguments.option:
         values = changed(values, OPTIONS[arguments.option].changes)
     from fedsim.engine.launch import launching
+    from fedsim.loading import loading
     from fedsim.scenario import EngineSection
 
     with (
         launching(EngineSection.model_validate(values["engine"])) as launch,
         tempfile.TemporaryDirectory() as out,
     ):
-        from fedsim import simulation
-        from fedsim.codec import HEADER
-        from fedsim.progress import Reporter
-        from fedsim.scenario import Scenario
+        with loading():
+            from fedsim import simulation
+            from fedsim.codec import HEADER
+            from fedsim.progress import Reporter
+            from fedsim.scenario import Scenario
 
         class Clock(Reporter):
             def round_done(self, record: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from tests.bench import works
+from tests.bench import models
 from tests.bench.local import num_trainable
 from tests.bench.peers.flower_client import client_app, record
 from tests.bench.peers.program import Arguments, Meter, Result, main
@@ -48,7 +48,7 @@ def run(arguments: Arguments) -> Result:
     from flwr.simulation import run_simulation
 
     work = arguments.work
-    model = works.build_model(work)
+    model = models.build_model(work)
     meter = Meter(arguments.rounds)
     strategy = Timed(
         meter,

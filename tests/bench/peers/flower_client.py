@@ -8,7 +8,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from tests.bench import works
+from tests.bench import models, works
 from tests.bench.local import Resident
 
 client_app = ClientApp()
@@ -30,5 +30,5 @@ def train(message: Message, context: Context) -> Message:
 
 def record(model: torch.nn.Module) -> ArrayRecord:
     """What is trained, as Flower's record."""
-    trained = works.trained(model).items()
+    trained = models.trained(model).items()
     return ArrayRecord({name: Array(p.detach().numpy()) for name, p in trained})

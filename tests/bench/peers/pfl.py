@@ -21,7 +21,7 @@ from pfl.metrics import Metrics, Weighted
 from pfl.model.pytorch import PyTorchModel
 from torch import Tensor, nn
 
-from tests.bench import works
+from tests.bench import models, works
 from tests.bench.local import num_trainable
 from tests.bench.peers.program import Arguments, Meter, Result, main
 from tests.bench.works import Work
@@ -32,14 +32,14 @@ class Module(nn.Module):
 
     def __init__(self, work: Work) -> None:
         super().__init__()
-        self.names = sorted(works.client_rows(work.name, 0))
-        self.inner = works.build_model(work)
+        self.names = sorted(models.client_rows(work.name, 0))
+        self.inner = models.build_model(work)
         self.total, self.steps = 0.0, 0
 
     def loss(self, *tensors: Tensor) -> Tensor:
         """Mean loss of a batch."""
         self.inner.train()
-        value = works.loss(self.inner, dict(zip(self.names, tensors, strict=True)))
+        value = models.loss(self.inner, dict(zip(self.names, tensors, strict=True)))
         self.total += value.item()
         self.steps += 1
         return value
@@ -49,7 +49,7 @@ class Module(nn.Module):
         """pfl tests the clients of the first round, which is not timed."""
         batch = dict(zip(self.names, tensors, strict=True))
         rows = len(batch["labels"])
-        return {"loss": Weighted(works.loss(self.inner, batch).item() * rows, rows)}
+        return {"loss": Weighted(models.loss(self.inner, batch).item() * rows, rows)}
 
 
 class Clock(TrainingProcessCallback):  # type: ignore[misc]
@@ -95,7 +95,7 @@ def run(arguments: Arguments) -> Result:
         model=PyTorchModel(
             module,
             lambda parameters, lr: torch.optim.SGD([p for p in parameters if p.requires_grad], lr),
-            torch.optim.SGD(list(works.trained(module).values()), lr=1.0),
+            torch.optim.SGD(list(models.trained(module).values()), lr=1.0),
         ),
         model_train_params=NNTrainHyperParams(
             local_batch_size=work.batch_size,
@@ -127,7 +127,7 @@ def run(arguments: Arguments) -> Result:
 
 def _data(work: Work) -> FederatedDataset:
     def make(client: int) -> Dataset:
-        batch = works.client_rows(work.name, client)
+        batch = models.client_rows(work.name, client)
         return Dataset([batch[name] for name in sorted(batch)], user_id=str(client))
 
     clients = list(range(work.num_clients))
