@@ -173,15 +173,17 @@ def _lean() -> Iterator[None]:
 
 
 def _noticed(start: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Start a node and notice within 0.1 s that it is there; Ray itself looks every second."""
+    """Start a node and notice within 0.1 s that it is there; Ray itself looks every second.
+
+    A release of Ray without its own ``wait_for_node`` starts as it is.
+    """
+    from ray._private import services
 
     def start_and_notice(node: Any) -> None:
-        from ray._private import services
-
         start(node)
         services.wait_for_node(node.gcs_address, node.plasma_store_socket_name)
 
-    return start_and_notice
+    return start_and_notice if hasattr(services, "wait_for_node") else start
 
 
 def _load_ray(address: str) -> None:
