@@ -40,7 +40,7 @@ def launched(
         DataError: A file is missing, which would end the run before they are of use.
     """
     check_files(scenario.data)
-    return nullcontext(launch) if launch else launching(scenario.engine)
+    return nullcontext(launch) if launch else launching(scenario.engine, scenario.model)
 
 
 def open_grid(

@@ -16,7 +16,7 @@ from fedsim.errors import DataError, FedsimError, RunError
 from fedsim.loading import loading
 from fedsim.progress import Reporter
 from fedsim.results import Run
-from fedsim.scenario import Scenario, engine_section, load
+from fedsim.scenario import Scenario, engine_and_model, load
 
 if TYPE_CHECKING:
     from fedsim.engine.launch import Launch
@@ -191,13 +191,13 @@ def _check_files(scenario: Scenario) -> None:
 @loading()
 def _launched(name: str, overrides: Sequence[str]) -> AbstractContextManager[Launch | None]:
     """Worker processes that start while the scenario's plug-ins load; none for inline."""
-    engine = engine_section(name, overrides)
-    if engine is None:
+    sections = engine_and_model(name, overrides)
+    if sections is None:
         return nullcontext()
     _import_beside(layers.find_scenario(name))
     from fedsim.engine.launch import launching
 
-    return launching(engine)
+    return launching(*sections)
 
 
 def _import_beside(file: Path) -> None:

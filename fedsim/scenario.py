@@ -213,6 +213,9 @@ class EngineSection(Section):
 
     backend: Literal["ray", "inline"] = "ray"
     workers: PositiveInt | Literal["auto"] = "auto"
+    start_method: Literal["forkserver", "spawn"] = "forkserver"
+    """As in multiprocessing: on Linux, workers of a local Ray are copies of a process that has
+    loaded the libraries, where it is safe to copy one; or each loads them for itself."""
     address: str = "local"
     """``local`` starts Ray on this machine only; another address joins a running cluster."""
     cpus_per_worker: PositiveFloat = 1.0
@@ -334,14 +337,17 @@ def _writer() -> YAML:
     return yaml
 
 
-def engine_section(path: str | Path, overrides: Iterable[str] = ()) -> EngineSection | None:
-    """The section ``engine`` alone, before the rest is checked, whose plug-ins take seconds.
+def engine_and_model(
+    path: str | Path, overrides: Iterable[str] = ()
+) -> tuple[EngineSection, ModelSection] | None:
+    """These sections alone, before the rest is checked, whose plug-ins take seconds.
 
-    None where it is wrong; ``load`` says how.
+    None where one is wrong; ``load`` says how.
     """
     try:
-        layer = layers.read(layers.find_scenario(path), overrides)
-        return EngineSection.model_validate(layer.values.get("engine") or {})
+        values = layers.read(layers.find_scenario(path), overrides).values
+        engine = EngineSection.model_validate(values.get("engine") or {})
+        return engine, ModelSection.model_validate(values.get("model"))
     except (FedsimError, ValidationError):
         return None
 

@@ -1,6 +1,7 @@
 """Ray and its worker processes: how they start, and how they end.
 
-Light on purpose: a command starts Ray before it has loaded torch.
+Light on purpose: a command starts Ray before it has loaded torch, or has a copy taken of itself
+as soon as it has (``fork_server``).
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
-from fedsim.engine import resources
+from fedsim.engine import fork_client, fork_server, resources
 from fedsim.errors import RunError
 from fedsim.loading import loading
-from fedsim.scenario import EngineSection
+from fedsim.scenario import EngineSection, ModelSection
 
 if TYPE_CHECKING:
     from fedsim.engine.worker import Recipe
@@ -40,6 +41,8 @@ _STARTS = "start_ray_processes"
 """The method of Ray's own that starts the processes of a node."""
 
 _unwanted: list[Future[None]] = []
+_fork_server: fork_server.ForkServer | None = None
+"""For every local Ray of this process: it must be made before the first of them."""
 
 
 def ends_unwanted() -> bool:
@@ -52,13 +55,18 @@ class Launch:
 
     A context; leaving it ends Ray. Nobody waits for that where the workers were never asked for,
     as after a typo in the scenario.
+
+    Args:
+        engine: How many workers, and where.
+        model: What they will have to build.
     """
 
-    def __init__(self, engine: EngineSection) -> None:
+    def __init__(self, engine: EngineSection, model: ModelSection) -> None:
         self.num_workers = resources.num_workers(engine)
         self._asked = False
+        server = _forks(engine, model)
         _load_ray(engine.address)  # here: threads that import together meet half-loaded modules
-        self._actors = _RAY.submit(_start_actors, engine, self.num_workers)
+        self._actors = _RAY.submit(_start_actors, engine, self.num_workers, server)
 
     def actors(self) -> list[Any]:
         """The worker processes, as soon as they exist.
@@ -86,9 +94,9 @@ class Launch:
             ray.shutdown()
 
 
-def launching(engine: EngineSection) -> AbstractContextManager[Launch | None]:
+def launching(engine: EngineSection, model: ModelSection) -> AbstractContextManager[Launch | None]:
     """Worker processes that start at once; none for the inline backend."""
-    return Launch(engine) if engine.backend == "ray" else nullcontext()
+    return Launch(engine, model) if engine.backend == "ray" else nullcontext()
 
 
 class WorkerProcess:
@@ -97,10 +105,7 @@ class WorkerProcess:
     @loading()
     def __init__(self, path: list[str]) -> None:
         sys.path[:] = path  # user code beside the scenario is importable here too
-        # Heavy libraries load while the driver does other things.
-        import fedsim.data.owned
-        import fedsim.engine.worker  # noqa: F401
-
+        _load_worker()  # while the driver does other things
         self.worker: Any = None
 
     def build(self, recipe: Recipe) -> dict[str, Any]:
@@ -122,13 +127,45 @@ class WorkerDied(Exception):
     """The process behind a call ended."""
 
 
-def _start_actors(engine: EngineSection, num_workers: int) -> list[Any]:
-    ray = _start(engine, num_workers)
+def _load_worker() -> None:
+    """Import what every worker needs, heavy libraries among it."""
+    import fedsim.data.owned
+    import fedsim.engine.worker  # noqa: F401
+
+
+def _forks(engine: EngineSection, model: ModelSection) -> fork_server.ForkServer | None:
+    """The fork server, started here for the first run that can use one.
+
+    None for a cluster, whose workers start on its nodes; with GPUs, with several threads in a
+    worker, or where this process has threads or Ray already: that does not survive copying.
+    """
+    global _fork_server
+    if engine.start_method != "forkserver" or engine.address != "local":
+        return None
+    if engine.gpus_per_worker or engine.threads_per_worker > 1:
+        return None
+    if _fork_server is None and fork_server.is_safe():
+        with loading():
+            _load_worker()
+        _fork_server = fork_server.ForkServer(_libraries(model))
+    return _fork_server
+
+
+def _libraries(model: ModelSection) -> list[str]:
+    """What a worker imports, beside what every worker needs, to build the model."""
+    is_transformer = model.name is None or ":" not in model.name
+    return ["transformers.modeling_utils"] * is_transformer + ["peft"] * (model.peft is not None)
+
+
+def _start_actors(
+    engine: EngineSection, num_workers: int, server: fork_server.ForkServer | None
+) -> list[Any]:
+    ray = _start(engine, num_workers, server)
     actor = ray.remote(max_restarts=MAX_RESTARTS, **resources.of_worker(engine))(WorkerProcess)
     return [actor.remote(sys.path) for _ in range(num_workers)]
 
 
-def _start(engine: EngineSection, num_workers: int) -> Any:
+def _start(engine: EngineSection, num_workers: int, server: fork_server.ForkServer | None) -> Any:
     """Start Ray on the loopback interface with a token, or join a cluster."""
     import ray
 
@@ -136,7 +173,7 @@ def _start(engine: EngineSection, num_workers: int) -> Any:
     logging.getLogger("ray").setLevel(logging.ERROR)
     offer = resources.of_local_ray(engine, num_workers)
     try:
-        with _lean():
+        with _lean(server):
             ray.init(
                 address=address,
                 logging_level=logging.ERROR,
@@ -157,13 +194,16 @@ def _start(engine: EngineSection, num_workers: int) -> Any:
 
 
 @contextmanager
-def _lean() -> Iterator[None]:
-    """Let a Ray that starts in this context do without what nobody uses or needs to wait for."""
+def _lean(server: fork_server.ForkServer | None) -> Iterator[None]:
+    """Let a Ray that starts in this context do without what nobody uses or needs to wait for.
+
+    With a server, its workers are copies of that.
+    """
     from ray._private.node import Node
 
     kept = {name: method for name, method in vars(Node).items() if name in (_STARTS, *_UNUSED)}
     for name, method in kept.items():
-        lean = _noticed(method) if name == _STARTS else lambda *args, **kwargs: None
+        lean = _noticed(method, server) if name == _STARTS else _nothing
         setattr(Node, name, lean)
     try:
         yield
@@ -172,7 +212,13 @@ def _lean() -> Iterator[None]:
             setattr(Node, name, method)
 
 
-def _noticed(start: Callable[[Any], None]) -> Callable[[Any], None]:
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """In place of a method that starts what is not used."""
+
+
+def _noticed(
+    start: Callable[[Any], None], server: fork_server.ForkServer | None
+) -> Callable[[Any], None]:
     """Start a node and notice within 0.1 s that it is there; Ray itself looks every second.
 
     A release of Ray without its own ``wait_for_node`` starts as it is.
@@ -180,6 +226,9 @@ def _noticed(start: Callable[[Any], None]) -> Callable[[Any], None]:
     from ray._private import services
 
     def start_and_notice(node: Any) -> None:
+        if server:
+            client = {"setup_worker_path": fork_client.__file__}
+            node._ray_params.update(**client, env_vars={fork_client.SERVER: str(server.address)})
         start(node)
         services.wait_for_node(node.gcs_address, node.plasma_store_socket_name)
 

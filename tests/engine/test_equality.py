@@ -65,7 +65,7 @@ def check_all(grid, expected, out):
 def test_any_number_of_workers_gives_the_bits_of_one_process(tmp_path, expected, name):
     here = recipe(scenario(backend="ray", workers=BACKENDS[name]))
     with (
-        Launch(here.scenario.engine) as launch,
+        Launch(here.scenario.engine, here.scenario.model) as launch,
         RayGrid(here, launch, states=ClientStates(tmp_path)) as grid,
     ):
         check_all(grid, expected, tmp_path)
@@ -90,7 +90,7 @@ def test_two_nodes_give_the_bits_of_one_process(tmp_path, expected):
     with two_nodes() as address:
         there = recipe(scenario(backend="ray", address=address, workers=2))
         with (
-            Launch(there.scenario.engine) as launch,
+            Launch(there.scenario.engine, there.scenario.model) as launch,
             RayGrid(there, launch, states=ClientStates(tmp_path)) as grid,
         ):
             assert len(places_of_actors()) == 2, "one worker on each node"

@@ -52,11 +52,11 @@ def test_ray_starts_before_heavy_libraries_load():
 
 @pytest.mark.slow
 def test_ray_that_nobody_asked_for_makes_room_for_the_next():
-    engine = EngineSection.model_validate(RAY)
-    with Launch(engine):
+    engine, model = EngineSection.model_validate(RAY), tiny().model
+    with Launch(engine, model):
         pass
     assert launch.ends_unwanted()
-    with Launch(engine) as wanted:
+    with Launch(engine, model) as wanted:
         import ray
 
         assert len(wanted.actors()) == 2

@@ -73,10 +73,11 @@ def run(arguments: Arguments) -> Result:
         values = changed(values, OPTIONS[arguments.option].changes)
     from fedsim.engine.launch import launching
     from fedsim.loading import loading
-    from fedsim.scenario import EngineSection
+    from fedsim.scenario import EngineSection, ModelSection
 
+    engine = EngineSection.model_validate(values["engine"])
     with (
-        launching(EngineSection.model_validate(values["engine"])) as launch,
+        launching(engine, ModelSection.model_validate(values["model"])) as launch,
         tempfile.TemporaryDirectory() as out,
     ):
         with loading():
