@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from fedsim.codec import Span
@@ -27,7 +27,7 @@ class Ledger:
     def __init__(self) -> None:
         self._round = {"up": 0, "down": 0}
         self._run = {"up": 0, "down": 0}
-        self._parts: Counter[str] = Counter()
+        self._parts: dict[tuple[str, str, str], int] = defaultdict(int)
 
     def add(self, reports: Iterable[Report]) -> None:
         """Count what clients of the current round sent and received."""
@@ -38,10 +38,11 @@ class Ledger:
             self._count("down", report.down_parts, report.down_layers)
 
     def _count(self, way: str, parts: Mapping[str, int], layers: Mapping[Span, int]) -> None:
-        self._parts.update({f"comm/{way}_{part}_bytes": n for part, n in parts.items()})
+        for part, count in parts.items():
+            self._parts[way, part, ""] += count
         if "partial" not in parts:  # what travelled of it is of unknown kind
-            spans = {f"comm/{way}_{part}_bytes/{name}": n for (name, part), n in layers.items()}
-            self._parts.update(spans)
+            for (name, part), count in layers.items():
+                self._parts[way, part, f"/{name}"] += count
 
     def close_round(self) -> dict[str, int]:
         """The round's bytes and the running totals, under run-folder keys."""
@@ -50,7 +51,8 @@ class Ledger:
             self._run[way] += count
             record[f"comm/{way}_bytes"] = count
             record[f"comm/{way}_bytes_cum"] = self._run[way]
-        record |= {key: self._parts[key] for key in sorted(self._parts)}
+        parts = {f"comm/{w}_{part}_bytes{name}": n for (w, part, name), n in self._parts.items()}
+        record |= {key: parts[key] for key in sorted(parts)}
         self._round = {"up": 0, "down": 0}
         self._parts.clear()
         return record

@@ -240,7 +240,7 @@ def test_more_workers_than_processors(monkeypatch):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.setattr(ray, "shutdown", lambda: stopped.append(True))
     with pytest.raises(RunError, match="8 workers with 1 CPUs each need 8; the cluster has 2"):
-        launch._start(EngineSection(address="auto"), 8)
+        launch._start(EngineSection(address="auto"), 8, None)
     assert stopped
 
 

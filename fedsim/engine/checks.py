@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
 
-from fedsim.arrays import Arrays, misfit, non_finite
+from fedsim.arrays import Arrays, misfit, non_finite, norm
 from fedsim.client import Update
 from fedsim.codec import Codec, Payload
 from fedsim.errors import ClientError, PayloadError
@@ -18,8 +19,11 @@ FIRST_WEIGHT = "num-examples"
 """Beside a residual: the weight of a client's first message."""
 
 
-def check_update(update: Update, like: Arrays) -> None:
+def check_update(update: Update, like: Arrays) -> float:
     """Reject an update that must not reach aggregation.
+
+    Returns:
+        Its L2 norm, whose one look at the values also tells whether any of them is not finite.
 
     Raises:
         ClientError: Names, shapes or dtypes differ from the model's, a value is not finite, or the
@@ -29,7 +33,8 @@ def check_update(update: Update, like: Arrays) -> None:
         raise ClientError(f"train returned {type(update).__name__}, not an Update")
     if difference := misfit(update.arrays, like):
         raise ClientError(f"the update does not fit the model: {difference}")
-    if bad := non_finite(update.arrays):
+    length = norm(update.arrays)
+    if not math.isfinite(length) and (bad := non_finite(update.arrays)):
         raise ClientError(
             f"the update's {bad} holds NaN or infinity",
             hint="Try a lower learning rate or max_grad_norm",
@@ -38,6 +43,7 @@ def check_update(update: Update, like: Arrays) -> None:
     number = isinstance(weight, int | float | np.integer | np.floating)
     if not number or not 0 < weight <= MAX_EXAMPLES:
         raise ClientError(f"num_examples is {repr(weight)[:40]}, not a positive number of rows")
+    return length
 
 
 def check_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -26,16 +26,17 @@ UPDATE, DECODED, LOST, RESIDUAL = (
 )
 
 
-def note_update(report: Report, update: Arrays, codec: Codec, kept: Arrays) -> None:
-    """Measure a client's update, and what is left of it after its message.
+def note_update(report: Report, update: Arrays, length: float, codec: Codec, kept: Arrays) -> None:
+    """Note how long a client's update is, and measure what is left of it after its message.
 
     Args:
         report: Of the client; gets the numbers.
         update: Before encoding.
+        length: Its norm.
         codec: Has just encoded it.
         kept: What the codec remembers now.
     """
-    report.internals[UPDATE] = norm(update)
+    report.internals[UPDATE] = length
     residual = codec.residual(update, kept)
     if residual is not None:
         report.internals[RESIDUAL] = _relative(residual, report)

@@ -329,7 +329,7 @@ class Worker:
     def _encode(
         self, update: Update, report: Report, block: Block, plan: bytes
     ) -> tuple[Payload, Arrays]:
-        check_update(update, update.arrays if self._packed else self.like)
+        length = check_update(update, update.arrays if self._packed else self.like)
         report.metrics = check_metrics(update.metrics)
         local = self._local(report.client, block)
         sender = Sender(self.seeds, block.draw, report.client, self._plan(plan), local)
@@ -340,7 +340,7 @@ class Worker:
             payload = wire.pack(update.arrays)
         else:
             payload = self.codecs.up.encode(update.arrays, kept, sender)
-            note_update(report, update.arrays, self.codecs.up, kept)
+            note_update(report, update.arrays, length, self.codecs.up, kept)
         report.num_examples = update.num_examples
         report.up_bytes, report.up_parts = payload.num_bytes, dict(payload.parts)
         if self.scenario.codec.by_layer:
