@@ -45,8 +45,8 @@ def page(folder: Path) -> str:
     parts += [_options(found)]
     parts += [_messages(record) for record in found if record["work"] == "nothing"]
     parts += [_command(record) for record in found if "command" in record]
-    parts += [_startup(starts)] if starts else []
-    parts += [_failures(found), _machine(found[0] if found else starts or {})]
+    parts += [_startup(starts), _machine(starts, "Start-up was measured")] if starts else []
+    parts += [_failures(found), *(_machine(record, "Measured") for record in found[:1])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -142,12 +142,10 @@ def _failures(found: list[Record]) -> str:
     return "\n".join(["What went wrong:", "", *lines]) if lines else ""
 
 
-def _machine(record: Record) -> str:
-    if not record:
-        return ""
+def _machine(record: Record, measured: str) -> str:
     facts = record["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     return (
-        f"Measured {record['date']} on {facts['cpu']}, {facts['cores']} cores, "
+        f"{measured} {record['date']} on {facts['cpu']}, {facts['cores']} cores, "
         f"{facts['memory_gib']} GiB; Python {facts['python']}, {versions}."
     )
