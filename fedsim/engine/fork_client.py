@@ -13,6 +13,8 @@ SERVER = "FEDSIM_FORK_SERVER"
 """Environment variable with the server's address."""
 PYTHON = "--language=PYTHON"
 """Told to Ray's ``setup_worker.py``, not to the worker."""
+DONE = b"+"
+"""The server's answer when the copy is made."""
 
 
 def main() -> None:
@@ -34,7 +36,7 @@ def ask(arguments: list[str]) -> None:
     """Hand over a program's arguments; its process is the server's child.
 
     Raises:
-        OSError: The server does not answer.
+        OSError: The server is not there, or ends before it has made a copy.
     """
     wanted = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
     with socket.socket(socket.AF_UNIX) as server:
@@ -42,6 +44,9 @@ def ask(arguments: list[str]) -> None:
         message = json.dumps(wanted).encode()
         socket.send_fds(server, [message[:1]], [0, 1, 2])
         server.sendall(message[1:])
+        server.shutdown(socket.SHUT_WR)
+        if server.recv(1) != DONE:
+            raise ConnectionError("the server has made no copy")
 
 
 if __name__ == "__main__":

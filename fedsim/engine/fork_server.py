@@ -30,6 +30,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from threadpoolctl import threadpool_limits
+
+from fedsim.engine import fork_client
 from fedsim.loading import loading
 
 _BACKLOG = 128
@@ -51,6 +54,9 @@ class ForkServer:
 
     Attributes:
         address: Socket on which it listens, in a folder that only this user can enter.
+
+    Raises:
+        OSError: There is no place for the socket, or no memory for the copy.
     """
 
     def __init__(self, modules: Sequence[str]) -> None:
@@ -64,6 +70,7 @@ class ForkServer:
                 os.close(self._end_of_file)
                 _end(_serve, folder, listener, alive, modules)
         os.close(alive)
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # the server may be killed
 
 
 def _serve(folder: Path, listener: socket.socket, alive: int, modules: Sequence[str]) -> None:
@@ -77,8 +84,9 @@ def _serve(folder: Path, listener: socket.socket, alive: int, modules: Sequence[
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     with loading():
         for name in modules:
-            with suppress(ImportError):  # the worker that needs it says so
+            with suppress(Exception):  # the worker that needs it says so
                 importlib.import_module(name)
+    threadpool_limits(1)  # OMP_NUM_THREADS, which Ray sets for a worker, comes too late here
     gc.enable()  # it rested in the process that was copied, too
     gc.freeze()  # a collection would write to what the copies share
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how copies ended
@@ -92,10 +100,12 @@ def _serve(folder: Path, listener: socket.socket, alive: int, modules: Sequence[
             wanted, standards = _receive(connection)
             if _fork() == 0:
                 listener.close()
+                connection.close()
                 os.close(alive)
                 _end(_become, wanted, standards)
             for descriptor in standards:
                 os.close(descriptor)
+            connection.sendall(fork_client.DONE)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -147,7 +147,10 @@ def _forks(engine: EngineSection, model: ModelSection) -> fork_server.ForkServer
     if _fork_server is None and fork_server.is_safe():
         with loading():
             _load_worker()
-        _fork_server = fork_server.ForkServer(_libraries(model))
+        try:
+            _fork_server = fork_server.ForkServer(_libraries(model))
+        except OSError as error:  # no memory for a copy, or too long a path for its socket
+            log.info("each worker loads its libraries for itself: %s", error)
     return _fork_server
 
 

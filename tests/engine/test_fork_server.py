@@ -23,10 +23,12 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="copies are made on L
 
 WORKER = """
     import json, os, sys
+    from threadpoolctl import threadpool_info
     print(json.dumps({
         "arguments": sys.argv[1:], "folder": os.getcwd(), "variable": os.environ.get("VARIABLE"),
         "pid": os.getpid(), "parent": os.getppid(), "loaded": "colorsys" in sys.modules,
         "name": __name__, "read": sys.stdin.read(), "secret": os.environ.get("SECRET"),
+        "threads": [pool["num_threads"] for pool in threadpool_info()],
     }))
     print("to stderr", file=sys.stderr)
     if "--fails" in sys.argv:
@@ -38,7 +40,7 @@ SERVER = """
     assert "colorsys" not in sys.modules
     os.environ["SECRET"] = "of the server"
     atexit.register(print, "end of the process that is copied")
-    server = ForkServer(["colorsys", "no_such_module"])
+    server = ForkServer(["colorsys", "no_such_module", "numpy"])
     print(server.address, flush=True)
     sys.stdin.readline()
 """
@@ -95,6 +97,7 @@ def test_a_copy_runs_the_program_as_if_it_had_been_started_so(worker, server):
             "name": "__main__",
             "read": "for it",
             "secret": None,
+            "threads": [1],
         }
         assert done.stderr == "to stderr\n"
 
@@ -140,6 +143,19 @@ def test_what_no_copy_can_do_is_left_to_ray(worker, tmp_path, options):
     assert done.stdout.startswith(f"as Ray does ['{worker}', '--language=PYTHON'")
 
 
+@LINUX
+def test_a_server_that_ends_before_it_answers_is_no_server(worker, server):
+    (copy,) = psutil.Process(server.pid).children()
+    copy.suspend()  # as while it loads
+    given = [sys.executable, fork_client.__file__, str(worker), "--language=PYTHON"]
+    environment = {**os.environ, fork_client.SERVER: server.address}
+    with subprocess.Popen(given, env=environment, stdout=subprocess.PIPE, text=True) as asking:
+        with pytest.raises(subprocess.TimeoutExpired):
+            asking.wait(1)
+        copy.kill()
+        assert asking.communicate(timeout=20)[0].startswith("as Ray does")
+
+
 def test_without_a_server_workers_start_as_ray_starts_them(worker, tmp_path):
     done = start(worker, str(tmp_path / "nobody"), "--language=PYTHON")
     assert done.stdout == f"as Ray does {[str(worker), '--language=PYTHON']}\n"
@@ -163,6 +179,18 @@ def test_only_what_survives_copying_is_copied(monkeypatch, engine, suits):
     found = launch._forks(EngineSection.model_validate(engine), ModelSection(name="bert"))
     assert found == ("it" if suits else None)
     assert made == [["transformers.modeling_utils"]] * suits
+
+
+def test_where_no_copy_can_be_made_workers_load_for_themselves(monkeypatch, caplog):
+    def full(modules):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(launch, "_fork_server", None)
+    monkeypatch.setattr(fork_server, "is_safe", lambda: True)
+    monkeypatch.setattr(fork_server, "ForkServer", full)
+    with caplog.at_level("INFO", "fedsim"):
+        assert launch._forks(EngineSection(), ModelSection(name="bert")) is None
+    assert "each worker loads its libraries for itself: [Errno 12]" in caplog.text
 
 
 @pytest.mark.parametrize(
