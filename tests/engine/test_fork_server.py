@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -68,6 +69,7 @@ def server(tmp_path):
         process.address = process.stdout.readline().strip()
         yield process
         process.kill()
+    shutil.rmtree(Path(process.address).parent, ignore_errors=True)
 
 
 def start(
