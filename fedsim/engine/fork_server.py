@@ -42,7 +42,7 @@ _OOM_SCORE = "1000"
 
 
 def is_safe() -> bool:
-    """Whether copies of this process work; another answer than the engine's options give."""
+    """Whether copies of this process work: on Linux, with one thread, before Ray is loaded."""
     alone = threading.active_count() == 1
     return sys.platform == "linux" and alone and "ray" not in sys.modules
 
