@@ -2,7 +2,8 @@
 
 torch, transformers and what they need take seconds of a core to import, in every process. A copy
 costs milliseconds, and its memory is shared until it is written to. Ray starts the workers of a
-node through ``fork_client.py``, which asks here for a copy that becomes the worker.
+node through ``fork_client.py``, which asks here for a copy that becomes the worker. The fork server
+of multiprocessing makes processes for its own program only, not for Ray, and starts from nothing.
 
 Not everything survives copying: other threads of Python, OpenMP's threads, what the driver of a GPU
 was asked. Ray itself reads a worker's settings when it is imported, which must be after the copy.

@@ -156,7 +156,9 @@ def _forks(engine: EngineSection, model: ModelSection) -> fork_server.ForkServer
 
 def _libraries(model: ModelSection) -> list[str]:
     """What a worker imports, beside what every worker needs, to build the model."""
-    is_transformer = model.name is None or ":" not in model.name
+    from fedsim.models.load import is_function
+
+    is_transformer = model.name is None or not is_function(model.name)
     return ["transformers.modeling_utils"] * is_transformer + ["peft"] * (model.peft is not None)
 
 
@@ -206,7 +208,7 @@ def _lean(server: fork_server.ForkServer | None) -> Iterator[None]:
 
     kept = {name: method for name, method in vars(Node).items() if name in (_STARTS, *_UNUSED)}
     for name, method in kept.items():
-        lean = _noticed(method, server) if name == _STARTS else _nothing
+        lean = _node_start(method, server) if name == _STARTS else _nothing
         setattr(Node, name, lean)
     try:
         yield
@@ -219,12 +221,12 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
     """In place of a method that starts what is not used."""
 
 
-def _noticed(
+def _node_start(
     start: Callable[[Any], None], server: fork_server.ForkServer | None
 ) -> Callable[[Any], None]:
-    """Start a node and notice within 0.1 s that it is there; Ray itself looks every second.
+    """How a node starts: with workers from the server, if there is one, and noticed within 0.1 s.
 
-    A release of Ray without its own ``wait_for_node`` starts as it is.
+    Ray itself looks every second. A release without its own ``wait_for_node`` starts as it is.
     """
     from ray._private import services
 

@@ -217,3 +217,12 @@ def said_by(out: Path) -> Path:
     """Where the standard error of drivers that work in ``out`` goes."""
     out.mkdir(parents=True, exist_ok=True)
     return out / "stderr.txt"
+
+
+def wait_for(condition: Callable[[], bool], driver: Any) -> None:
+    """Wait until something holds of a driver that is still at work."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert driver.exitcode is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

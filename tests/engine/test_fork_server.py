@@ -2,12 +2,10 @@
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import psutil
@@ -17,7 +15,7 @@ from fedsim import simulation
 from fedsim.engine import fork_client, fork_server, launch
 from fedsim.results import Run
 from fedsim.scenario import EngineSection, ModelSection
-from tests.engine.killing import RAY, Drivers, descendants, slow_scenario, workers_of
+from tests.engine.killing import RAY, Drivers, slow_scenario, wait_for, workers_of
 from tests.engine.runs import outcome
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="copies are made on Linux only")
@@ -137,12 +135,13 @@ def test_noise_and_silence_do_not_stop_the_server(worker, server):
     assert json.loads(start(worker, server.address, "--language=PYTHON").stdout)["loaded"]
 
 
+@LINUX
 @pytest.mark.parametrize(
-    "options", [("--language=JAVA",), ("--serialized-runtime-env-context={}",)]
+    "options", [["--language=JAVA"], ["--language=PYTHON", "--serialized-runtime-env-context={}"]]
 )
-def test_what_no_copy_can_do_is_left_to_ray(worker, tmp_path, options):
-    done = start(worker, str(tmp_path / "nobody"), "--language=PYTHON", *options)
-    assert done.stdout.startswith(f"as Ray does ['{worker}', '--language=PYTHON'")
+def test_what_no_copy_can_do_is_left_to_ray(worker, server, options):
+    done = start(worker, server.address, *options)
+    assert done.stdout == f"as Ray does {[str(worker), *options]}\n"
 
 
 @LINUX
@@ -200,6 +199,7 @@ def test_where_no_copy_can_be_made_workers_load_for_themselves(monkeypatch, capl
     [
         ({"name": "module:function"}, []),
         ({"name": "sshleifer/tiny-gpt2"}, ["transformers.modeling_utils"]),
+        ({"name": "package:module/folder"}, ["transformers.modeling_utils"]),
         (
             {"config": {"model_type": "bert"}, "peft": {"peft_type": "LORA"}},
             ["transformers.modeling_utils", "peft"],
@@ -229,29 +229,22 @@ def test_killed_copies_and_a_killed_server_change_nothing(tmp_path):
     expected = outcome(simulation.run(slow_scenario({"backend": "inline"}), out=tmp_path / "here"))
     drivers = Drivers()
     driver = drivers.start(slow_scenario(RAY), tmp_path / "there")
-    me, rng = psutil.Process(driver.pid), random.Random(0)
-    (server,) = {p.parent() for p in wait_for_workers(me, 2)}
+    me = psutil.Process(driver.pid)
+    wait_for(lambda: len(workers_of(me)) == 2, driver)
+    first = workers_of(me)
+    (server,) = {p.parent() for p in first}
     assert server.parent() == me
-    rng.choice(workers_of(me)).kill()
-    again = wait_for_workers(me, 2)
+    first[0].kill()
+    wait_for(lambda: len([p for p in workers_of(me) if p not in first]) == 1, driver)
+    again = workers_of(me)
     assert {p.parent() for p in again} == {server}
     server.kill()
     again[0].kill()
-    deadline = time.monotonic() + 60
-    while not any(p.parent().name() == "raylet" for p in workers_of(me)):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: any(p.parent().name() == "raylet" for p in workers_of(me)), driver)
+    again = workers_of(me)
     driver.join(120)
     assert driver.exitcode == 0
     (folder,) = (tmp_path / "there").glob("tiny/*")
     assert outcome(Run.open(folder)) == expected
-    assert not descendants(me)
-
-
-def wait_for_workers(process, number):
-    """The workers below a process, as soon as there are so many."""
-    deadline = time.monotonic() + 60
-    while len(found := workers_of(process)) < number:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
+    _, left = psutil.wait_procs(again, timeout=20)
+    assert not left

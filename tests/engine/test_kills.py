@@ -17,6 +17,7 @@ from tests.engine.killing import (
     kill_workers,
     slow_scenario,
     two_nodes,
+    wait_for,
     workers_of,
 )
 from tests.engine.runs import outcome
@@ -129,14 +130,6 @@ def test_a_run_whose_own_node_is_killed_ends_and_is_resumed(tmp_path, expected):
     (folder,) = tmp_path.glob("tiny/*")
     assert len(Run.open(folder).rounds) >= 4
     assert outcome(drivers.run(slow_scenario(RAY), tmp_path)) == expected
-
-
-def wait_for(condition, driver):
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert driver.exitcode is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_actors_are_gone_afterwards(tmp_path):
