@@ -233,28 +233,42 @@ def rgba(colour: str, alpha: float) -> str:
     return f"rgba({red},{green},{blue},{alpha})"
 
 
+_AXIS = {
+    "showgrid": True,
+    "gridcolor": GRID,
+    "showline": True,
+    "linecolor": GRID,
+    "zeroline": True,
+    "zerolinecolor": GRID,
+    "automargin": True,
+    "title": {"standoff": 8},
+}
+LOOK = go.layout.Template(
+    layout={
+        "margin": {"l": 70, "r": 20, "t": 36, "b": 60},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, sans-serif", "size": 13, "color": "#777"},
+        "hoverlabel": {"bgcolor": "#fff", "font": {"color": "#222"}, "bordercolor": "#888"},
+        "legend": {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)"},
+        "showlegend": True,
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+    }
+)
+"""The look that all panels share; colours of text are set by the page for light and dark."""
+
+
 def styled(figure: go.Figure, height: int) -> go.Figure:
-    """The look that all panels share; colours of text are set by the page for light and dark.
+    """Give a figure the common look.
 
     Args:
         figure: With all its traces.
         height: In pixels, with one line of legend; further lines are added to it.
     """
-    figure.update_layout(
-        template="none",
-        height=height + LEGEND_LINE * (_legend_lines(figure) - 1),
-        margin={"l": 70, "r": 20, "t": 36, "b": 60},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"family": "system-ui, sans-serif", "size": 13, "color": "#777"},
-        hoverlabel={"bgcolor": "#fff", "font": {"color": "#222"}, "bordercolor": "#888"},
-        legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
-        modebar={"bgcolor": "rgba(0,0,0,0)"},
-        showlegend=True,
-    )
-    axis = {"gridcolor": GRID, "linecolor": GRID, "zerolinecolor": GRID, "automargin": True}
-    figure.update_xaxes(**axis, title_standoff=8)
-    figure.update_yaxes(**axis, title_standoff=8)
+    figure.layout.template = LOOK
+    figure.layout.height = height + LEGEND_LINE * (_legend_lines(figure) - 1)
     return figure
 
 
