@@ -109,7 +109,9 @@ class SGD(ClientMethod):
         """Gradient of a batch, in the pieces that the device can hold; returns the loss."""
         total = 0.0
         for piece, part in client.pieces(batch):
-            loss = part * self.loss(client, piece)
+            loss = self.loss(client, piece)
+            if part < 1:  # one node less to go back through otherwise
+                loss = part * loss
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         return total
@@ -175,15 +177,15 @@ class PlainSGD:
 
     def __init__(self, parameters: list[torch.nn.Parameter], lr: float) -> None:
         self.parameters, self.lr = parameters, lr
+        self._values = [parameter.detach() for parameter in parameters]  # the same memory
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 
-    @torch.no_grad()
     def step(self) -> None:
         """One step downhill."""
-        for parameter in self.parameters:
+        for parameter, values in zip(self.parameters, self._values, strict=True):
             if parameter.grad is not None:
-                parameter.add_(parameter.grad, alpha=-self.lr)
+                values.add_(parameter.grad, alpha=-self.lr)

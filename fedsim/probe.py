@@ -58,7 +58,8 @@ class Probe:
         for client, (broadcast, weights) in broadcasts.items():
             config = {"server-round": 1}
             block = Block(1, (client,), (None,), config, reduce=False, budgets=(2**62,))
-            (report,) = self.grid.worker.train(block, broadcast, weights).reports
+            (result,) = self.grid.worker.work([block], "train", broadcast, weights)
+            (report,) = result.reports
             self.grid.downlink.charge(report, broadcast)
             reports.append(report)
             if time.perf_counter() - start > PROBE_S and len(reports) > 1:

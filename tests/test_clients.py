@@ -1,5 +1,7 @@
 """Client methods: contracts over all of them, closed forms, limit cases."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -36,7 +38,8 @@ def broadcast(of: Worker) -> Broadcast:
 
 def train(of: Worker, client: int, config=None, server_round: int = 1):
     block = Block(server_round, (client,), (None,), config or {}, reduce=True)
-    return of.train(block, broadcast(of), of.like if of._packed else None)
+    (result,) = of.work([block], "train", broadcast(of), of.like if of._packed else None)
+    return result
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -62,6 +65,18 @@ def test_no_client_sees_what_another_did_before(name):
 
 
 FULL = {"name": "sgd", "learning_rate": 0.1, "local_steps": 1, "batch_size": 1000}
+
+
+def test_work_leaves_the_global_generators_as_they_were():
+    of = worker()
+    draws = (random.random, np.random.random, lambda: torch.rand(()).item())
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    undisturbed = [draw() for draw in draws]
+    random.setstate(before[0])
+    np.random.set_state(before[1])  # noqa: NPY002
+    torch.set_rng_state(before[2])
+    train(of, 1)
+    assert [draw() for draw in draws] == undisturbed
 
 
 def test_the_mean_gradient_is_what_a_full_step_goes_down():

@@ -109,7 +109,7 @@ def alike(replies: list[Message]) -> list[Message]:
 
 def own_weights(messages: Iterable[Message]) -> tuple[float, ...]:
     """The weights that the strategy gave to the clients of a block, if it gave some."""
-    records = [message.content.metric_records.get(WEIGHT) for message in messages]
+    records = [message.content.get(WEIGHT) for message in messages]
     return tuple(float(r[WEIGHT]) for r in records if r)  # type: ignore[arg-type]
 
 

@@ -110,8 +110,9 @@ class Worker:
         broadcast: Broadcast,
         weights: Arrays | None = None,
     ) -> list[BlockResult]:
-        """Work through blocks, one after the other."""
-        return [getattr(self, kind)(block, broadcast, weights) for block in blocks]
+        """Work through blocks, one after the other; global generators stay as they were."""
+        with preserved_generators():
+            return [getattr(self, kind)(block, broadcast, weights) for block in blocks]
 
     def train(
         self, block: Block, broadcast: Broadcast, weights: Arrays | None = None
@@ -123,30 +124,29 @@ class Worker:
         received = self._receive(broadcast, weights)
         result = BlockResult([], [])
         mean = WeightedMean()
-        with preserved_generators():
-            self._trained = self._train_at_once(block, received)
-            for i, (client, state) in enumerate(zip(block.clients, block.states, strict=True)):
-                report = Report(client)
-                if self.meter and not self._admits(report, block.budgets[i]):
-                    result.reports.append(report)
-                    result.states.append(None)
-                    continue
-                self.seeds.seed_globals("train", block.draw, client)
-                with self._reporting(report, block.server_round, "train"):
-                    check_survives(client, block.fatal)
-                    with self._time_limit(1), self._metered(report):
-                        update, state = self._train_client(client, block, received, state)
-                        payload, kept = self._encode(update, report, block, broadcast.plan)
-                    residual = block.residual(client)
-                    if block.reduce:
-                        summand = self._summand(payload, received, residual, update, report)
-                        mean.update(summand, block.weight(client, update.num_examples))
-                    else:
-                        result.payloads.append(payload.data)
-                    if self.codecs.up.stateful:
-                        result.residuals[client] = kept
+        self._trained = self._train_at_once(block, received)
+        for i, (client, state) in enumerate(zip(block.clients, block.states, strict=True)):
+            report = Report(client)
+            if self.meter and not self._admits(report, block.budgets[i]):
                 result.reports.append(report)
-                result.states.append(state)
+                result.states.append(None)
+                continue
+            self.seeds.seed_globals("train", block.draw, client)
+            with self._reporting(report, block.server_round, "train"):
+                check_survives(client, block.fatal)
+                with self._time_limit(1), self._metered(report):
+                    update, state = self._train_client(client, block, received, state)
+                    payload, kept = self._encode(update, report, block, broadcast.plan)
+                residual = block.residual(client)
+                if block.reduce:
+                    summand = self._summand(payload, received, residual, update, report)
+                    mean.update(summand, block.weight(client, update.num_examples))
+                else:
+                    result.payloads.append(payload.data)
+                if self.codecs.up.stateful:
+                    result.residuals[client] = kept
+            result.reports.append(report)
+            result.states.append(state)
         result.mean = mean.result() if mean.weight else None
         result.peak_bytes = peak_bytes()
         return result

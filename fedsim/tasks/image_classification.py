@@ -59,7 +59,7 @@ class ImageClassification(Objective):
     def encode(self, rows: Dataset) -> Batch:
         """``images`` float32 (rows, channels, height, width) and ``labels`` int64 (rows,)."""
         images = _to_tensor(column(rows, self.image_column, "image_column"))
-        if _is_8_bit(rows.features[self.image_column]):
+        if _is_8_bit(rows.info.features[self.image_column]):
             images.div_(255)
         if self.image_size:
             size = (self.image_size, self.image_size)
@@ -112,7 +112,7 @@ def column(rows: Dataset, name: str, option: str) -> Any:
     Raises:
         DataError: There is no such column; ``option`` is the task's option that named it.
     """
-    if name not in rows.column_names:
+    if name not in rows.info.features:  # which ``rows.features`` copies deeply
         raise DataError(
             f"the data has no column '{name}'",
             key=("task", option),
