@@ -12,6 +12,7 @@ from fedsim.arrays import Arrays
 from fedsim.assembly import build_strategy
 from fedsim.cost import Spent
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report
+from fedsim.engine.calls import blocks_of
 from fedsim.engine.event_loop import EventLoop
 from fedsim.engine.grid import WorkerGrid
 from fedsim.engine.states import ClientStates
@@ -51,9 +52,9 @@ class PlayedGrid:
 
     def map(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
         """Nothing for a rehearsal, a prediction for training."""
-        for block, *_ in calls:
+        for (block,) in map(blocks_of, calls):
             report = self.probe.report(block.clients[0])
-            yield Spent() if method == "rehearse" else BlockResult([report], [None])
+            yield Spent() if method == "rehearse" else [BlockResult([report], [None])]
 
     def answer(
         self, block: Block, result: BlockResult, broadcast: Broadcast, sent: Arrays

@@ -8,7 +8,7 @@ import torch
 
 from fedsim import registry, simulation, wire
 from fedsim.data import partition
-from fedsim.engine.blocks import Block, Broadcast
+from fedsim.engine.blocks import Block, BlockResult, Broadcast
 from fedsim.engine.gradients import mean_gradient
 from fedsim.engine.worker import Recipe, Worker
 from fedsim.errors import PluginError
@@ -37,7 +37,10 @@ def broadcast(of: Worker) -> Broadcast:
 
 
 def train(of: Worker, client: int, config=None, server_round: int = 1):
-    block = Block(server_round, (client,), (None,), config or {}, reduce=True)
+    return worked(of, Block(server_round, (client,), (None,), config or {}, reduce=True))
+
+
+def worked(of: Worker, block: Block) -> BlockResult:
     (result,) = of.work([block], "train", broadcast(of), of.like if of._packed else None)
     return result
 
@@ -94,7 +97,7 @@ def test_what_error_feedback_asks_of_the_loss_is_the_devices_work():
     devices = {"mix": [{"profile": "pixel-6", "share": 1}]}
     block = Block(1, (1,), (None,), {}, reduce=True, budgets=(2**30,))
     workers = [worker(client=FULL, devices=devices, codec={"up": codec}) for codec in ([], up)]
-    plain, measuring = (of.train(block, broadcast(of)).reports[0] for of in workers)
+    plain, measuring = (worked(of, block).reports[0] for of in workers)
     assert measuring.status == "ok", measuring.error
     assert measuring.spent.flops == plain.spent.flops * (1 + 2 * 3)
 
@@ -198,7 +201,7 @@ def test_vectorised_clients_train_as_each_alone():
     for name in ("sgd", "vmap_sgd"):
         of = worker(client={"name": name, **both})
         block = Block(1, clients, (None,) * 4, {}, reduce=True)
-        result = of.train(block, broadcast(of))
+        result = worked(of, block)
         means.append(result.mean)
         reports.append(result.reports)
     for one, many in zip(*reports, strict=True):
@@ -212,7 +215,7 @@ def test_a_block_of_unlike_clients_is_trained_one_by_one():
     results = []
     for name in ("sgd", "vmap_sgd"):
         of = worker(client={"name": name}, data={"partitioner": unlike})
-        results.append(of.train(Block(1, (0, 1, 2), (None,) * 3, {}, reduce=True), broadcast(of)))
+        results.append(worked(of, Block(1, (0, 1, 2), (None,) * 3, {}, reduce=True)))
     assert len({report.num_examples for report in results[0].reports}) > 1
     for key in results[0].mean:
         np.testing.assert_array_equal(results[0].mean[key], results[1].mean[key])
@@ -221,7 +224,7 @@ def test_a_block_of_unlike_clients_is_trained_one_by_one():
 def test_a_failure_of_a_block_is_each_clients(monkeypatch):
     of = worker(client={"name": "vmap_sgd"})
     monkeypatch.setattr(of.method, "train_many", lambda clients: 1 / 0)
-    result = of.train(Block(1, (0, 1), (None, None), {}, reduce=True), broadcast(of))
+    result = worked(of, Block(1, (0, 1), (None, None), {}, reduce=True))
     assert [report.status for report in result.reports] == ["failed", "failed"]
     assert "client 1, round 1, train: ZeroDivisionError" in result.reports[1].error
 

@@ -259,6 +259,20 @@ def test_lost_and_failed_answers_are_counted_and_their_places_filled(tmp_path):
     )
 
 
+@pytest.mark.slow
+def test_a_client_that_ends_every_worker_fails_alone(tmp_path):
+    client = {"name": MISBEHAVE + "Hungry", "killed": True, "at_round": 1}
+    client |= {"while_exists": str(tmp_path), "max_local_steps": 4}
+    engine = {"backend": "ray", "workers": 2}
+    run = simulation.run(
+        anarchic(client=client, engine=engine, clients_per_round=6, num_rounds=2), out=tmp_path
+    )
+    assert run.status == "done"
+    (failed,) = [row for row in run.clients if row["status"] == "failed"]
+    assert failed["client"] == 2
+    assert "it ended every worker process" in failed["error"]
+
+
 def test_a_run_in_which_everybody_fails_stops(tmp_path):
     client = {"name": MISBEHAVE + "Faulty", "victims": list(range(6))}
     with pytest.raises(RunError, match="clients failed in round 1"):

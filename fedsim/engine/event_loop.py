@@ -174,18 +174,15 @@ class EventLoop:
 
     def _work(self, flights: Sequence[Flight]) -> None:
         handles = {v: self.versions[v].shared(self.grid) for v in _versions(flights)}
-        calls = [(self._block(flight), *handles[flight.version]) for flight in flights]
-        for flight, result in zip(flights, self.grid.map("train", calls), strict=True):
+        calls = [([self._block(flight)], "train", *handles[flight.version]) for flight in flights]
+        for flight, (result,) in zip(flights, self.grid.map("work", calls), strict=True):
             flight.result = result
             self.grid.downlink.charge(result.reports[0], self.versions[flight.version].broadcast)
             flight.end_s = self.timetable.arrive(flight, result.reports[0])
 
     def _block(self, flight: Flight) -> Block:
-        return flight.block(
-            self.grid.states.get(flight.client),
-            self.timetable.budgets(flight),
-            self.grid.residuals_of([flight.client]),
-        )
+        residuals = self.grid.residuals_of([flight.client])
+        return flight.block(self.timetable.budgets(flight), residuals)
 
     # -- who arrives ---------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedsim.arrays import Arrays
-from fedsim.engine.blocks import Block, BlockResult, ClientState
+from fedsim.engine.blocks import Block, BlockResult
 from fedsim.errors import PluginError
 
 
@@ -46,7 +46,6 @@ class Flight:
 
     def block(
         self,
-        state: ClientState | None = None,
         budgets: tuple[int, ...] = (),
         residuals: tuple[Arrays | None, ...] = (),
     ) -> Block:
@@ -54,7 +53,7 @@ class Flight:
         return Block(
             server_round=self.version + 1,
             clients=(self.client,),
-            states=(state,),
+            states=(None,),
             config=self.config,
             reduce=False,
             budgets=budgets,

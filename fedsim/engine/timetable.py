@@ -60,7 +60,7 @@ class WorldTimetable:
 
     def set_bounds(self, flights: Sequence[Flight], down_bytes: int) -> None:
         """The trip with the rehearsed work and an empty answer."""
-        blocks = [(flight.block(None, self.budgets(flight)),) for flight in flights]
+        blocks = [(flight.block(self.budgets(flight)),) for flight in flights]
         for flight, spent in zip(flights, self.grid.map("rehearse", blocks), strict=True):
             report = Report(flight.client, down_bytes=down_bytes, spent=spent)
             flight.bound_s = self._travel(flight, report)

@@ -110,17 +110,16 @@ class Worker:
         broadcast: Broadcast,
         weights: Arrays | None = None,
     ) -> list[BlockResult]:
-        """Work through blocks, one after the other; global generators stay as they were."""
-        with preserved_generators():
-            return [getattr(self, kind)(block, broadcast, weights) for block in blocks]
-
-    def train(
-        self, block: Block, broadcast: Broadcast, weights: Arrays | None = None
-    ) -> BlockResult:
-        """Train every client of the block; a client that fails becomes a failed report.
+        """Work through blocks, one after the other; global generators stay as they were.
 
         ``weights`` is what the server knows a packed broadcast to result in.
         """
+        with preserved_generators():
+            work = self._train if kind == "train" else self._evaluate
+            return [work(block, broadcast, weights) for block in blocks]
+
+    def _train(self, block: Block, broadcast: Broadcast, weights: Arrays | None) -> BlockResult:
+        """Train every client of the block; a client that fails becomes a failed report."""
         received = self._receive(broadcast, weights)
         result = BlockResult([], [])
         mean = WeightedMean()
@@ -165,9 +164,7 @@ class Worker:
             with self._globals("cost", client):
                 return self.meter.spent(self._tally)
 
-    def evaluate(
-        self, block: Block, broadcast: Broadcast, weights: Arrays | None = None
-    ) -> BlockResult:
+    def _evaluate(self, block: Block, broadcast: Broadcast, weights: Arrays | None) -> BlockResult:
         """Test the received weights on each client's own test rows."""
         self._receive(broadcast, weights)
         result = BlockResult([], list(block.states))

@@ -241,13 +241,15 @@ class Hungry(SGD):
     Args:
         while_exists: Only as long as there is such a file.
         killed: By the system, with the whole process; otherwise it gets a ``MemoryError``.
+        at_round: In this round only.
     """
 
     while_exists: str
     killed: bool = False
+    at_round: int = 3
 
     def train(self, client: Client) -> Update:
-        if client.id == 2 and client.round == 3 and Path(self.while_exists).exists():
+        if client.id == 2 and client.round == self.at_round and Path(self.while_exists).exists():
             if self.killed:
                 os.kill(os.getpid(), signal.SIGKILL)
             with limited_memory(2**28):
