@@ -243,7 +243,7 @@ _AXIS = {
     "automargin": True,
     "title": {"standoff": 8},
 }
-LOOK = go.layout.Template(
+TEMPLATE = go.layout.Template(
     layout={
         "margin": {"l": 70, "r": 20, "t": 36, "b": 60},
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -267,7 +267,7 @@ def styled(figure: go.Figure, height: int) -> go.Figure:
         figure: With all its traces.
         height: In pixels, with one line of legend; further lines are added to it.
     """
-    figure.layout.template = LOOK
+    figure.layout.template = TEMPLATE
     figure.layout.height = height + LEGEND_LINE * (_legend_lines(figure) - 1)
     return figure
 

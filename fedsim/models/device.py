@@ -41,7 +41,7 @@ def choose(gpus_per_worker: float) -> torch.device:
 
 def place(batch: Batch, device: torch.device) -> Batch:
     """The batch on a device; the same object where it is there already."""
-    if device.type == "cpu" or all(x.device.type == device.type for x in batch.values()):
+    if all(tensor.device.type == device.type for tensor in batch.values()):
         return batch
     moved = {name: tensor.to(device) for name, tensor in batch.items()}
     return Rows(moved, batch.hidden.to(device)) if isinstance(batch, Rows) else moved

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fedsim.errors import ScenarioError
 
 from . import _text
+from ._columns import check_column
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,7 +40,7 @@ class Template:
             DataError: With the columns that exist.
         """
         for column in self.columns:
-            _text.check_column(rows, column, self.option)
+            check_column(rows, column, self.option)
 
     def render(self, rows: Dataset) -> Iterator[str]:
         """One text per row; an empty cell is an empty text."""

@@ -1,4 +1,4 @@
-"""What the text tasks share: columns, padding, and checks that model and tokenizer fit."""
+"""What the text tasks share: texts, padding, and checks that model and tokenizer fit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fedsim.errors import DataError, ModelError, did_you_mean
+from fedsim.errors import ModelError
 from fedsim.models import places
 from fedsim.scenario import ModelSection
 from fedsim.task import Batch
@@ -18,21 +18,6 @@ from fedsim.task import Batch
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
-
-
-def check_column(rows: Dataset, name: str, option: str) -> None:
-    """Refuse a column that is not there; ``option`` is the task's option that names it.
-
-    Raises:
-        DataError: With the columns that exist.
-    """
-    if name not in rows.column_names:
-        raise DataError(
-            f"the data has no column '{name}'",
-            key=("task", option),
-            hint=did_you_mean(name, rows.column_names),
-            allowed=f"Columns: {', '.join(rows.column_names)}",
-        )
 
 
 def texts(rows: Dataset, column: str) -> list[str]:

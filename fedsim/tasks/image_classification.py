@@ -15,10 +15,11 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedsim.errors import DataError, did_you_mean
 from fedsim.models import load
 from fedsim.scenario import ModelSection
 from fedsim.task import Batch, Objective, Totals
+
+from ._columns import check_column
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -112,13 +113,7 @@ def column(rows: Dataset, name: str, option: str) -> Any:
     Raises:
         DataError: There is no such column; ``option`` is the task's option that named it.
     """
-    if name not in rows.info.features:  # which ``rows.features`` copies deeply
-        raise DataError(
-            f"the data has no column '{name}'",
-            key=("task", option),
-            hint=did_you_mean(name, rows.column_names),
-            allowed=f"Columns: {', '.join(rows.column_names)}",
-        )
+    check_column(rows, name, option)
     from fedsim.data.owned import OwnedRows  # loads datasets, which takes a second
 
     fast = rows.array(name) if isinstance(rows, OwnedRows) else None

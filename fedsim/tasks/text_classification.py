@@ -22,6 +22,7 @@ from fedsim.scenario import ModelSection
 from fedsim.task import Batch, Objective, Totals
 
 from . import _text
+from ._columns import check_column
 from .image_classification import classification_metrics, classification_totals
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class TextClassification(Objective):
     def build_model(self, section: ModelSection, train: Dataset) -> nn.Module:
         """A classifier with the training set's labels, and the tokenizer that goes with it."""
         for column in self._columns:
-            _text.check_column(train, column, "text_column")
+            check_column(train, column, "text_column")
         self._labels = _numbered_labels(train, self.label_column)
         self._tokenizer = tokenizer.build(section, self._all_texts(train))
         model = load.build(
@@ -87,7 +88,7 @@ class TextClassification(Objective):
         Pairs of a model that tells segments apart have ``token_type_ids`` too.
         """
         for column in self._columns:
-            _text.check_column(rows, column, "text_column")
+            check_column(rows, column, "text_column")
         encoded = _text.tokenize(
             self._tokenizer,
             *(_text.texts(rows, column) for column in self._columns),
@@ -156,7 +157,7 @@ def _numbered_labels(train: Dataset, column: str) -> dict[Hashable, int]:
 
 
 def _label_values(rows: Dataset, column: str) -> list[Any]:
-    _text.check_column(rows, column, "label_column")
+    check_column(rows, column, "label_column")
     values = rows[column][:]
     odd = next((value for value in values if not isinstance(value, int | str)), ...)
     if odd is not ...:
