@@ -6,6 +6,9 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+MANY = 10_000
+"""Objects; fewer new ones are left to ordinary collections."""
+
 
 @contextmanager
 def loading() -> Iterator[None]:
@@ -20,7 +23,8 @@ def loading() -> Iterator[None]:
     try:
         yield
     finally:
-        if not gc.get_freeze_count():  # what somebody else has frozen stays so
+        many = gc.get_count()[0] > MANY  # asked first: frozen objects are counted one by one
+        if many and not gc.get_freeze_count():  # what somebody else has frozen stays so
             gc.freeze()
             gc.unfreeze()  # into the oldest generation
         if not rests_already:

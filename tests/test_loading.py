@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from fedsim.loading import loading
+from fedsim.loading import MANY, loading
 
 
 class Cycle:
@@ -29,17 +29,21 @@ def test_garbage_waits_for_a_full_collection():
     with loading():
         assert not gc.isenabled()
         lost = weakref.ref(Cycle())
+        library = [[] for _ in range(MANY)]
     assert gc.isenabled()
     gc.collect(1)
     assert lost() is not None
     gc.collect()
     assert lost() is None
+    assert len(library) == MANY
 
 
 def test_what_somebody_else_has_frozen_stays_frozen():
     gc.freeze()
     with loading():
         frozen = gc.get_freeze_count()
+        library = [[] for _ in range(MANY)]
+    assert len(library) == MANY
     assert gc.get_freeze_count() > frozen / 2 > 0  # some of it may be freed meanwhile
 
 

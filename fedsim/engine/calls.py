@@ -8,7 +8,7 @@ from typing import Any
 from fedsim.engine.blocks import Block
 
 MAX_DEATHS = 3
-"""How many worker processes a call may end before its clients are tried one by one; a client alone,
+"""How many worker processes a call may end before its clients are tried one by one; each of them,
 before it has failed; and the call once more, without those, before it is given up."""
 
 
@@ -50,12 +50,12 @@ class Call:
         if self.deaths > MAX_DEATHS or not isinstance(self.arguments[0], list):
             return None
         blocks, *others = self.arguments
+        if self.suspects:
+            self.fatal = frozenset(blocks[0].clients)
+            return self.suspects._after_trial(self.fatal)
         alone = [block.of(client) for block in blocks for client in block.clients]
-        if len(alone) > 1:
-            self._trials = len(alone)
-            return [Call(([block], *others), suspects=self) for block in alone]
-        self.fatal = frozenset(alone[0].clients)
-        return self.suspects._after_trial(self.fatal) if self.suspects else [self._without_fatal()]
+        self._trials = len(alone)
+        return [Call(([block], *others), suspects=self) for block in alone]
 
     def _after_trial(self, fatal: frozenset[int]) -> list[Call]:
         """The call itself after the last trial."""

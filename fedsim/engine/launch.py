@@ -119,12 +119,20 @@ class WorkerProcess:
     def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the worker."""
         if self.worker is None:
-            raise WorkerDied("it died between two calls, and Ray has started it again")
+            raise WorkerDied("it died between two calls, and Ray has started it again", began=False)
         return getattr(self.worker, method)(*arguments)
 
 
 class WorkerDied(Exception):
-    """The process behind a call ended."""
+    """The process behind a call ended; ``began`` is False if that was before the call."""
+
+    def __init__(self, reason: str, began: bool = True) -> None:
+        super().__init__(reason, began)
+        self.reason = reason
+        self.began = began
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 def _load_worker() -> None:

@@ -21,6 +21,8 @@ from fedsim.engine.worker import Recipe
 from fedsim.errors import FedsimError, RunError
 
 log = logging.getLogger("fedsim")
+_NOT_SENT = "The actor is restarting"
+"""What Ray says of a call to an actor that has died before."""
 MEMORY_HINT = "Was it out of memory? Fewer workers (engine.workers) need less"
 
 
@@ -81,7 +83,8 @@ class RayGrid(WorkerGrid):
 
         A call whose actor dies is made again on another one: it depends on its arguments alone, so
         the answer is the same. Where it ends every actor, its clients are tried one by one, and it
-        is made without those that end theirs; they have failed.
+        is made without those that end theirs; they have failed. A death counts against the one
+        call that the actor had begun.
 
         Raises:
             RunError: No actor is left, or a call ended several of them and no client is to blame.
@@ -108,7 +111,8 @@ class RayGrid(WorkerGrid):
                     if not self._recovers(actor) and not _calls(running, actor):
                         self._idle.append(actor)
                 except WorkerDied as death:
-                    waiting += self._after_death(call, death)
+                    queued = [running.pop(other)[0] for other in _calls(running, actor)]
+                    waiting += [*queued, *self._after_death(call, death, queued)]
                     if not self._recovers(actor) and not _among(actor, self._idle):
                         self._recovering[self._build(actor)] = actor
             yield done.pop(wanted)
@@ -124,7 +128,9 @@ class RayGrid(WorkerGrid):
         if waiting <= self.num_workers:
             return None
         actors = (actor for _, actor in running.values())
-        return next((a for a in actors if _calls(running, a) == 1 and not self._recovers(a)), None)
+        return next(
+            (a for a in actors if len(_calls(running, a)) == 1 and not self._recovers(a)), None
+        )
 
     def _recovers(self, actor: Any) -> bool:
         return _among(actor, self._recovering.values())
@@ -151,13 +157,14 @@ class RayGrid(WorkerGrid):
         except WorkerDied as death:
             log.warning("a worker is gone for good: %s", death)
 
-    def _after_death(self, call: Call, death: Exception) -> list[Call]:
+    def _after_death(self, call: Call, death: WorkerDied, queued: list[Call]) -> list[Call]:
         """What is to be done next: the same once more, or its clients one by one."""
-        again = call.ended_a_worker()
+        again = call.ended_a_worker() if death.began else [call]
         if again is None:
             raise RunError(
                 f"the same work ended {call.deaths} worker processes: {death}", hint=MEMORY_HINT
             )
+        self._retried += sum(waiting.num_clients for waiting in queued)
         if call.fatal:
             fate = "left out"
         else:
@@ -172,9 +179,9 @@ def _size(arguments: tuple[Any, ...]) -> int:
     return sum(block.num_examples for block in blocks_of(arguments))
 
 
-def _calls(running: dict[Any, tuple[Call, Any]], actor: Any) -> int:
-    """How many calls an actor has."""
-    return sum(actor is other for _, other in running.values())
+def _calls(running: dict[Any, tuple[Call, Any]], actor: Any) -> list[Any]:
+    """References of the calls that an actor has."""
+    return [ref for ref, (_, other) in running.items() if other is actor]
 
 
 def _among(actor: Any, actors: Iterable[Any]) -> bool:
@@ -205,6 +212,7 @@ def _result(ref: Any) -> Any:
             raise error.cause from None
         raise
     except _deaths() as error:
-        raise WorkerDied(str(error).splitlines()[0]) from None
+        reason = str(error).splitlines()[0]
+        raise WorkerDied(reason, began=_NOT_SENT not in reason) from None
     except ray.exceptions.RayError as error:
         raise RunError(f"Ray failed: {error}") from error

@@ -50,10 +50,10 @@ def test_the_clients_that_end_workers_are_left_out_and_the_others_stay_in_their_
     assert len(deaths) == 3 * MAX_DEATHS + len(ended_well)
 
 
-def test_a_client_alone_needs_no_trial():
-    call = Call(([block(5)], "train"), 0)
-    assert played(call, lambda left: 5 in left) == [[5]]
-    assert call.deaths == MAX_DEATHS
+def test_a_client_in_a_call_of_its_own_is_tried_as_often_as_others():
+    call, deaths = Call(([block(5)], "train"), 0), []
+    assert played(call, lambda left: 5 in left and not deaths.append(5)) == [[5]]
+    assert len(deaths) == 2 * MAX_DEATHS
     assert call.fatal == {5}
 
 

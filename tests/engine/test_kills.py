@@ -7,6 +7,8 @@ import psutil
 import pytest
 
 from fedsim import simulation
+from fedsim.engine.calls import Call
+from fedsim.progress import Reporter
 from fedsim.results import Run
 from tests.engine.killing import (
     RAY,
@@ -88,6 +90,28 @@ def kill_nodes(tmp_path, rng, expected, wanted):
         run = simulation.run(slow_scenario(engine), out=tmp_path / "nodes", reporter=nodes)
     assert outcome(run) == expected
     return nodes.kills
+
+
+class KillOnce(Reporter):
+    """Kills the workers of this process as soon as a client has answered."""
+
+    kills = 0
+
+    def clients_done(self, count):
+        if not self.kills:
+            for worker in workers_of(psutil.Process()):
+                worker.kill()
+                self.kills += 1
+
+
+def test_a_call_that_waits_for_another_is_not_blamed_for_its_workers_death(tmp_path, monkeypatch):
+    blamed = []
+    ended = Call.ended_a_worker
+    monkeypatch.setattr(Call, "ended_a_worker", lambda call: blamed.append(call) or ended(call))
+    scenario = slow_scenario({**RAY, "workers": 1}, num_rounds=1)
+    run = simulation.run(scenario, out=tmp_path, reporter=(killer := KillOnce()))
+    assert (killer.kills, len(blamed)) == (1, 1)
+    assert retried(run) > blamed[0].num_clients, "the one that waited was sent out again, too"
 
 
 def test_kills_are_counted_and_named(tmp_path, expected):
