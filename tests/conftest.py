@@ -9,3 +9,15 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Leave what is loaded out of garbage collections, which some libraries ask for often."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The quick part has one of a test's slow variants."""
+    seen = set()
+    for item in items:
+        if item.get_closest_marker("slow_variants"):
+            test = item.nodeid.partition("[")[0]
+            if test in seen:
+                item.add_marker(pytest.mark.slow)
+            seen.add(test)

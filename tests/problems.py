@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 from fedsim.scenario import Scenario
 
 
+@cache
 def blobs(
     rows: int = 120, features: int = 4, classes: int = 3, seed: int = 0
 ) -> dict[str, Dataset]:
@@ -34,6 +36,7 @@ def perceptron(features: int = 4, classes: int = 3, hidden: int = 8) -> nn.Modul
     return nn.Sequential(nn.Linear(features, hidden), nn.Tanh(), nn.Linear(hidden, classes))
 
 
+@cache
 def mixture(noise: float = 1.8) -> dict[str, Dataset]:
     """Ten Gaussian classes in 32 dimensions: 4000 rows to train on and 2000 to test."""
     rng = np.random.default_rng(0)

@@ -101,6 +101,7 @@ def test_runs_are_picked_by_name_tag_and_strategy(app):
     assert "No run is chosen" in app.info[0].value
 
 
+@pytest.mark.slow
 def test_figures_draws_every_panel_or_says_why_not(app):
     view(app, "Figures")
     assert titles(app) == [panel.title for panel in page.panels()]
@@ -126,6 +127,7 @@ class Told:
         return go.Figure(layout={"title": {"text": f"{target} {megabytes}"}})
 
 
+@pytest.mark.slow
 def test_sliders_for_target_and_budget_reach_the_panels_that_take_them(app, monkeypatch):
     view(app, "Figures")
     monkeypatch.setattr("fedsim.dashboards.options.panels", lambda: [Told, page.panels()[0]])
@@ -143,6 +145,7 @@ def test_sliders_for_target_and_budget_reach_the_panels_that_take_them(app, monk
     assert not app.slider
 
 
+@pytest.mark.slow
 def test_a_panel_without_data_is_no_error(runs, monkeypatch):
     def nothing(runs):
         raise NothingToShow("No run has *it*.")
@@ -162,6 +165,7 @@ def test_scenarios_shows_what_differs(app):
     assert app.code[0].language == "yaml"
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize(("name", "rows"), [("rounds", 9), ("clients", 18), ("summary", 3)])
 def test_data_shows_each_table_and_offers_it(app, name, rows):
     view(app, "Data")
@@ -260,6 +264,7 @@ def test_what_cannot_be_served_is_refused(runs, tmp_path, monkeypatch, capfd):
         serve.arguments([str(runs)], 8765, headless=True)
 
 
+@pytest.mark.slow
 def test_the_app_loads_neither_torch_nor_ray(runs, tmp_path):
     code = (
         "import sys\nfrom streamlit.testing.v1 import AppTest\n"

@@ -85,6 +85,7 @@ def test_cyclic_is_one_turn_in_a_period():
     assert x.sum(axis=1).std() < 200  # begun at random places
 
 
+@pytest.mark.slow
 def test_diurnal_follows_the_local_hour_with_sessions():
     process = Diurnal(name="diurnal", mean=0.15, swing=0.6, peak_h=2.5, session_h=1.5)
     by_hour = [process.available(CLIENTS, h * 3600 + 86400, CONTEXT).mean() for h in range(24)]

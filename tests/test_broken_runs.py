@@ -52,6 +52,7 @@ def own_text(runs: list[Run]) -> str:
     return page.page(runs).replace(get_plotlyjs(), "")
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize(("name", "content", "said"), DAMAGE.values(), ids=DAMAGE)
 def test_damage_is_told_on_the_page(
     tmp_path: Path, name: str, content: str | bytes | None, said: str

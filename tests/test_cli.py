@@ -206,6 +206,7 @@ def test_show_finds_what_lies_in_the_current_folder(fedsim):
 # compare and report
 
 
+@pytest.mark.slow
 def test_compare_and_report_over_several_runs(fedsim):
     fedsim.prints("run", "tiny.yaml")
     fedsim.prints("run", "tiny.yaml", "client.batch_size=4")
@@ -221,6 +222,7 @@ def test_compare_and_report_over_several_runs(fedsim):
 # new
 
 
+@pytest.mark.slow
 def test_a_new_strategy_is_tested_runs_and_differs_from_fedavg(fedsim, tmp_path):
     out = fedsim.prints("new", "strategy", "my_avg")
     assert out.splitlines() == [

@@ -55,6 +55,7 @@ UPS = {
 }
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize("name", UPS)
 def test_resume_gives_the_same_bits(tmp_path, name):
     scenario = setting(UPS[name], [DOWN])
@@ -119,6 +120,7 @@ def test_none_counts_values_and_headers(tmp_path):
     assert record["comm/up_header_bytes"] == 3 * HEADER.size
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize("strategy", ["fedavg", STOCK + "FedAvg"])
 @pytest.mark.parametrize("feedback", ["ef14", "ef21", "ef21+", "econtrol"])
 def test_density_one_with_everybody_is_no_compression(tmp_path, strategy, feedback):

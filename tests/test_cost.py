@@ -38,6 +38,7 @@ def bert_base(layers: int) -> nn.Module:
         return get_peft_model(model, lora)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [1, 3, 6, 9, 12])
 def test_counted_flops_reproduce_the_published_tx2_latencies(layers):
     with warnings.catch_warnings():

@@ -92,6 +92,7 @@ def test_a_seed_among_the_options_fixes_the_partition(name: str) -> None:
     assert first(one) != first(split(name, data={"options": {"test": 10}}))
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize("alpha", [0.1, 1.0, 50.0])
 def test_label_shares_have_the_moments_of_dirichlet_and_multinomial(alpha: float) -> None:
     """Documented: mean 1/K, variance (1/K)(1 - 1/K)(n + K alpha) / (n (1 + K alpha))."""

@@ -70,6 +70,7 @@ def test_a_device_is_a_function_of_seed_and_client():
     assert a.device(1).flops_per_s != a.device(2).flops_per_s
 
 
+@pytest.mark.slow
 def test_jitter_and_bandwidth_have_the_distributions_they_claim():
     steady = {"downlink_mbps": {"median": 41.34, "sigma": 0.47}, "uplink_mbps": 1, "source": "log"}
     made = fleet(20_000, speed_sigma=0.5, network=steady)

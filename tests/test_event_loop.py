@@ -134,6 +134,7 @@ def digests(found, staleness, now):
     return [sha256(arrays) for arrays in found], staleness, now
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize("name", ["fedasync", "fedbuff", "afa_cd", "afa_cs"])
 def test_the_tightness_of_bounds_and_a_restart_change_nothing(name):
     options = {"buffer_size": 3} if name != "fedasync" else {}
@@ -204,6 +205,7 @@ def topk(feedback, density: float = 0.3) -> list:
     return [{"name": "topk", "density": density, "error_feedback": feedback}]
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize(
     ("server_round", "changes"),
     [

@@ -226,6 +226,7 @@ def test_replay_equals_the_average_of_the_local_models():
 # -- runs --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize("more", [{}, {"pro": True}])
 def test_it_learns(tmp_path, more):
     run = simulation.run(
@@ -274,6 +275,7 @@ def test_one_process_and_two_workers_give_the_same_bits(tmp_path, more):
     assert comparable(runs[0]) == comparable(runs[1])
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize("more", [{}, {"pro": True}, {"synchronise": "missing"}])
 def test_resume_gives_the_same_bits(tmp_path, more):
     plan = {"client": CLIENT, "strategy": {**STRATEGY, **more}, "clients_per_round": 3}

@@ -163,6 +163,7 @@ def steps_of(alpha: float) -> tuple[float, float]:
     return 1 / (mean + quadratic * xi), 1 / (mean + np.mean(SMOOTHNESS) * xi)
 
 
+@pytest.mark.slow
 def test_the_larger_step_of_ef21w_needs_fewer_rounds():
     old, new = steps_of(1 / 3)
     assert (old, new) == (pytest.approx(0.0078730, abs=1e-7), pytest.approx(0.0119033, abs=1e-7))

@@ -145,6 +145,7 @@ def test_one_vector_is_a_directional_derivative(tmp_path):
         assert abs(moved @ v) == pytest.approx(np.linalg.norm(moved) * np.linalg.norm(v), rel=1e-4)
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize("bases", ["run", "round", "client"])
 def test_it_learns_and_resumes(tmp_path, bases):
     strategy = {**STRATEGY, "bases": bases}

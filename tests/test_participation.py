@@ -183,6 +183,7 @@ def test_rates_must_be_known_from_somewhere():
     assert strategy.client_weights(1, [0]) == {0: 4.0}
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize("name", ["fedau", "mifa", "fedvarp"])
 def test_all_clients_of_equal_size_train_as_in_fedavg(name, tmp_path):
     runs = [simulation.run(tiny(strategy={"name": n}), out=tmp_path) for n in (name, "fedavg")]

@@ -28,6 +28,7 @@ def agree(scenario, tmp_path):
     return predicted
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize(
     "devices",
     [

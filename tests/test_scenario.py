@@ -338,6 +338,7 @@ def test_a_shipped_scenario_begins_with_a_question_and_its_cost(name):
     assert re.fullmatch(r"# [A-Z].+\?? {3}(about|under) (a minute|\d+ minutes) on 2 cores", first)
 
 
+@pytest.mark.slow
 def test_scenarios_are_checked_before_the_data_library_is_loaded():
     """Ray starts right after the check, beside what takes longer."""
     code = (

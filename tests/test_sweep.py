@@ -38,6 +38,7 @@ def test_a_grid_runs_every_combination_with_every_seed_and_ends_in_one_table(fed
     assert len(find_runs(["runs/sweeps/tiny"])) == 4
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_repeated_and_what_is_added_is_run(fedsim):
     fedsim.prints("sweep", "tiny.yaml")
     before = stamps()
@@ -52,6 +53,7 @@ def test_what_is_finished_is_not_repeated_and_what_is_added_is_run(fedsim):
     assert len(stamps()) == 3
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize("saved", [1, 100])
 def test_an_interrupted_trial_is_resumed_or_repeated_to_the_same_bits(fedsim, tmp_path, saved):
     file, overrides = tmp_path / "tiny.yaml", ["num_rounds=3", f"checkpoint.every={saved}"]
@@ -65,6 +67,7 @@ def test_an_interrupted_trial_is_resumed_or_repeated_to_the_same_bits(fedsim, tm
     assert len(find_runs([tmp_path / "parts"])) == (2 if saved == 1 else 3)
 
 
+@pytest.mark.slow
 def test_a_failed_trial_stops_no_other_and_is_tried_again(fedsim):
     bad = "sweep.grid={client.learning_rate: [0.1, 1.0e+38, 0.2]}"
     code, out, err = fedsim("sweep", "tiny.yaml", bad, "num_rounds=2", "--json")

@@ -234,6 +234,7 @@ def test_long_prompts_leave_room_for_the_answer():
     assert parrot.calls[0]["input_ids"][1].tolist() == [1, *last]
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize("config", [LLAMA, GPT2], ids=["llama", "gpt2"])
 @pytest.mark.parametrize(
     "peft",

@@ -42,6 +42,7 @@ def test_the_second_run_reads_the_cache_and_gets_the_same_bits(tmp_path):
     assert first.summary["weights_sha256"] == second.summary["weights_sha256"]
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize(
     "change",
     [{"epochs": 4}, {"learning_rate": 0.04}, {"fraction": 0.31}, {"optimizer": "SGD"}],

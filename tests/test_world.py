@@ -245,6 +245,7 @@ def traced(call):
         tracemalloc.stop()
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize("selection", ["uniform", "availability", "oort"])
 def test_nothing_is_made_for_each_of_a_million_clients(selection):
     scenario = tiny(

@@ -184,6 +184,7 @@ def test_rates_follow_signals_and_equal_signals_do_not_divide_by_zero(tmp_path):
         FedMeZO(learning_rate=1e-5, spread=1e-5)
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize("signal", ["model-diff", "round-wise", "five-round", "random", "frozen"])
 def test_every_signal_runs_and_resumes(tmp_path, signal):
     plan = {

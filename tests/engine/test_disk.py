@@ -82,6 +82,7 @@ TROUBLES = {
 }
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize("name", TROUBLES)
 def test_a_run_that_cannot_write_stops_and_is_resumed(tmp_path, name):
     start, end, words = TROUBLES[name]

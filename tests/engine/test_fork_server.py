@@ -110,6 +110,7 @@ def test_a_copy_that_fails_says_so_and_others_follow(worker, server):
     assert json.loads(start(worker, server.address, "--language=PYTHON").stdout)["loaded"]
 
 
+@pytest.mark.slow_variants
 @LINUX
 @pytest.mark.parametrize("how", ["end", "kill"])
 def test_the_server_ends_with_its_process_and_takes_its_folder_along(server, how):

@@ -227,7 +227,7 @@ def trees_of(data, path):
 
 
 def test_altered_files_are_refused(files):
-    fuzz_files(files, 150)
+    fuzz_files(files, 50)
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ STRATEGIES = {
 }
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_resume_gives_the_same_bits(tmp_path, name):
     scenario = six_rounds(strategy=STRATEGIES[name])
@@ -44,6 +45,7 @@ def test_resume_gives_the_same_bits(tmp_path, name):
     assert resumed.status == "done"
 
 
+@pytest.mark.slow_variants
 @pytest.mark.parametrize("strategy", ["fedadam", "flower-adam"])
 @pytest.mark.parametrize("server_round", range(1, 7))
 def test_resume_after_every_round(tmp_path, server_round, strategy):

@@ -178,6 +178,7 @@ def test_the_reporter_hears_every_client(tmp_path):
     assert sum(heard) == 12
 
 
+@pytest.mark.slow
 def test_a_worker_loads_only_the_libraries_of_its_work(tmp_path):
     """Each costs every worker process a part of a second."""
     (tmp_path / "recipe").write_bytes(pickle.dumps(recipe(tiny())))
