@@ -107,6 +107,8 @@ class Task:
         self.model = adapt.wrap(network, scenario.model)
         if scenario.model.dtype == "bfloat16":
             execution.use_bfloat16(self.model, network)
+        if scenario.model.memory_format == "channels_last":
+            execution.use_channels_last(self.model)
         self.device = device.choose(scenario.engine.gpus_per_worker)
         self.model.to(self.device)
         self.parameters: dict[str, nn.Parameter] = {

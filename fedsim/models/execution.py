@@ -1,4 +1,7 @@
-"""How a model computes: in bfloat16, or compiled. Both change the last bits of results."""
+"""How a model computes: in bfloat16, with channels last, or compiled.
+
+Each changes the last bits of results.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from types import MethodType
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedsim.errors import ModelError
 
@@ -48,6 +51,28 @@ def _in_bfloat16(forward: Callable[..., Any]) -> Callable[..., Any]:
         return convert_to_fp32(output)
 
     return in_bfloat16
+
+
+def use_channels_last(model: nn.Module) -> None:
+    """Hand images to the model with their channels last in memory, a layout that layers pass on.
+
+    Weights and gradients keep theirs, so nothing that travels changes: each convolution rearranges
+    its own weights.
+    """
+    model.register_forward_pre_hook(_with_channels_last, with_kwargs=True)
+
+
+def _with_channels_last(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return tuple(map(_rearranged, args)), {k: _rearranged(x) for k, x in kwargs.items()}
+
+
+def _rearranged(x: Any) -> Any:
+    if not isinstance(x, Tensor) or x.dim() != 4 or not x.is_floating_point():
+        return x
+    # Not contiguous(memory_format=...): torch.func knows none, and one channel would stay as it is.
+    return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
 
 
 def compile_in_place(model: nn.Module) -> None:

@@ -119,7 +119,7 @@ class FrozenPrefix:
             with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 run(batch)
         except _Reached as reached:
-            return reached.output
+            return reached.output.contiguous()  # as it is read from a file
         finally:
             handle.remove()
         raise AssertionError("the model has left out its frozen blocks")
@@ -197,7 +197,7 @@ def _find(
     model.eval()
     with torch.no_grad():
         again, expected = _watch(blocks, loss)
-        answer = again[frozen - 1].output
+        answer = again[frozen - 1].output.contiguous()
         if not torch.equal(answer, calls[frozen - 1].output):
             return None
         prefix = FrozenPrefix(blocks[:frozen])

@@ -35,6 +35,7 @@ OPTIONS = {
     "prefix": Option("lora_minilm", "top third, cached prefix", TOP),
     "bf16": Option("lora_minilm", "bfloat16 where frozen", BF16),
     "prefix_bf16": Option("lora_minilm", "top third, cached prefix, bfloat16", {**TOP, **BF16}),
+    "channels": Option("cnn", "channels last", {"model.memory_format": "channels_last"}),
     "vmap": Option("logistic", "all clients of a block at once", {"client.name": "vmap_sgd"}),
 }
 """By name; the order of the table."""
