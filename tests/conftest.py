@@ -11,6 +11,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take a client for deadly after one death: each costs a worker's start."""
+    monkeypatch.setattr("fedsim.engine.calls.MAX_DEATHS", 1)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The quick part has one of a test's slow variants."""

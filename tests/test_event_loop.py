@@ -262,7 +262,7 @@ def test_lost_and_failed_answers_are_counted_and_their_places_filled(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_client_that_ends_every_worker_fails_alone(tmp_path):
+def test_a_client_that_ends_every_worker_fails_alone(tmp_path, impatient):
     client = {"name": MISBEHAVE + "Hungry", "killed": True, "at_round": 1}
     client |= {"while_exists": str(tmp_path), "max_local_steps": 4}
     engine = {"backend": "ray", "workers": 2}

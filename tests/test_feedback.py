@@ -213,8 +213,8 @@ def test_unlike_clients_separate_the_methods():
         "ef21": {"name": "ef21"},
         "econtrol": {"name": "econtrol", "eta": 0.05},
     }.items():
-        path = descend(one_of(10, **feedback), gradients, np.zeros(50), 0.01, 4000)
-        distance[name] = np.mean([((x - optimum) ** 2).sum() for x in path[-800:]])
+        path = descend(one_of(10, **feedback), gradients, np.zeros(50), 0.01, 3000)
+        distance[name] = np.mean([((x - optimum) ** 2).sum() for x in path[-600:]])
     assert distance["naive"] > 20
     assert 0.2 < distance["ef14"] < 5
     assert distance["ef21"] < 1e-12

@@ -89,7 +89,7 @@ SHIPPED = ["quickstart", "million_clients", "devices_jetson80", "diurnal", "devi
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_plan_agrees_with_shipped_scenarios(tmp_path, name):
-    overrides = ["num_rounds=3", "engine.backend=inline", "evaluate.every=3"]
+    overrides = ["num_rounds=2", "engine.backend=inline", "evaluate.every=2"]
     agree(load(name, overrides), tmp_path)
 
 
