@@ -165,6 +165,8 @@ def _drive(scenario: Scenario, out: Path, said: Path) -> None:
     try:
         simulation.resume(folder)
     except OutputError as error:
+        if "is finished" in str(error):
+            return  # it was killed after its last line
         if "no checkpoint" not in str(error):
             raise
         folder.rename(folder.parent.parent / f"early-{folder.name}-{time.monotonic_ns()}")
