@@ -12,7 +12,7 @@ help:
 	@echo "make quick  the tests that take about a minute together"
 	@echo "make examples    make the finished runs in tests/examples again; about eight minutes"
 	@echo "make screenshot  take README's picture of report.html, as make demo wrote it; needs Chromium"
-	@echo "make bench  speed beside the bare loop, Flower and pfl-research; half an hour, on a quiet machine"
+	@echo "make bench  speed beside the bare loop, Flower and pfl-research; half an hour to an hour, on a quiet machine"
 
 # The newest run of one's own, beside the finished example runs of four methods.
 demo: $(READY)
