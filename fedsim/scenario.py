@@ -107,8 +107,8 @@ class ModelSection(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of frozen weights and activations; bfloat16 changes results by rounding."""
     memory_format: Literal["contiguous_format", "channels_last"] = "contiguous_format"
-    """Layout of images, as torch names it; with channels_last convolutions and pooling are faster
-    on most processors, and results differ by rounding."""
+    """Layout of images, as torch names it; channels_last can make convolutions and pooling faster,
+    and changes results by rounding."""
     compile: bool = False
     """Compile the model with torch: minutes once for each shape of batch, and other last bits."""
     warm_start: Annotated[
