@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import streamlit as st
 
 from fedsim.dashboards.app import ahead, choosing, loading, views
 from fedsim.dashboards.app.loading import Stamps
+from fedsim.results import Run
 
 FOLLOW_S = 2.0  # between looks at the run folders
 
@@ -16,11 +18,18 @@ def main(paths: list[str]) -> None:
     """Draw the page."""
     st.set_page_config(page_title="fedsim", layout="wide")
     stamps = loading.stamps(paths)
-    runs = loading.runs(stamps)
     st.sidebar.title("fedsim")
     view = st.sidebar.radio("View", list(views.VIEWS))
-    if st.sidebar.toggle("Follow runs in progress", value=True, help="Looks every 2 seconds."):
-        _follow(paths, stamps)
+    follow = st.sidebar.toggle("Follow runs in progress", value=True, help="Looks every 2 seconds.")
+    _draw(view, loading.runs(stamps))
+    if follow:
+        with st.sidebar.container():  # in the page's own place, a heading would be cleared with it
+            drawn_s: list[float] = []
+            _follow(paths, stamps, drawn_s)
+            drawn_s.append(time.monotonic())
+
+
+def _draw(view: str, runs: list[Run]) -> None:
     if not runs:
         st.info("There is no run here yet; this page looks again by itself.")
         return
@@ -33,9 +42,15 @@ def main(paths: list[str]) -> None:
 
 
 @st.fragment(run_every=FOLLOW_S)
-def _follow(paths: list[str], seen: Stamps) -> None:
-    """Draw the page again when a run folder has changed or a new one is there."""
-    if loading.stamps(paths) != seen:
+def _follow(paths: list[str], seen: Stamps, drawn_s: list[float]) -> None:
+    """Draw the page again when a run folder has changed or a new one is there.
+
+    Also when this comes too soon to have been asked for by the page that was drawn last: then it
+    met a click, and Streamlit may have dropped what that click has drawn. ``drawn_s`` holds when
+    that was, and nothing while it is being drawn.
+    """
+    early = bool(drawn_s) and time.monotonic() - drawn_s[0] < FOLLOW_S / 2
+    if loading.stamps(paths) != seen or early:
         st.rerun()
 
 
