@@ -105,7 +105,8 @@ class ModelSection(Section):
     trainable: tuple[str, ...] = ()
     """Patterns (``fnmatch``) of parameters to train instead of all; only with ``peft: none``."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of frozen weights and activations; bfloat16 changes results by rounding."""
+    """Type of frozen weights and activations; bfloat16 changes results by rounding, and is faster
+    only where the hardware multiplies it."""
     memory_format: Literal["contiguous_format", "channels_last"] = "contiguous_format"
     """Layout of images, as torch names it; channels_last can make convolutions and pooling faster,
     and changes results by rounding."""

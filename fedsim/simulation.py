@@ -32,7 +32,7 @@ from fedsim.errors import OutputError, RunError
 from fedsim.event_strategy import EventStrategy
 from fedsim.events import polite_interrupt, recorded
 from fedsim.ledger import Ledger
-from fedsim.models import catalogue
+from fedsim.models import catalogue, execution
 from fedsim.progress import Reporter
 from fedsim.records import Record
 from fedsim.results import Run, RunFolder
@@ -158,7 +158,13 @@ class Simulation:
         """All rounds, from building the workers to the last test."""
         scenario = self.scenario
         self.reporter.start(f"{scenario.name}: writing {self.folder.path}", scenario.num_rounds)
-        if warning := catalogue.averaging_warning(scenario.model.peft or {}):
+        peft, dtype = scenario.model.peft or {}, scenario.model.dtype
+        on_cpu = not scenario.engine.gpus_per_worker
+        doubts = [
+            catalogue.averaging_warning(peft),
+            execution.bfloat16_warning() if dtype == "bfloat16" and on_cpu else None,
+        ]
+        for warning in filter(None, doubts):
             log.warning(warning)
         with (
             polite_interrupt(self.reporter) as asked_to_stop,

@@ -297,6 +297,15 @@ def test_bfloat16_holds_what_is_frozen_and_float32_what_is_trained():
     assert of.loss(batch).dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("able", "warned"), [({"avx512_bf16": False, "avx512_f": True}, True), ({"bf16": True}, False)]
+)
+def test_a_run_says_when_its_processor_has_no_bfloat16(able, warned, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    one = simulation.run(scenario("bert", num_rounds=1, model={"dtype": "bfloat16"}), out=tmp_path)
+    assert any("slower than float32" in line for line in one.events) == warned
+
+
 @pytest.mark.parametrize("kind", CHAINS)
 def test_bfloat16_gives_the_gradients_of_float32_to_two_digits(kind):
     one, other = (task(scenario(kind, model={"dtype": d})) for d in ("float32", "bfloat16"))
