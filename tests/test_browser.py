@@ -12,12 +12,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from fedsim.dashboards import serve
 from fedsim.dashboards.page import write_page
 from fedsim.results import RunFolder, find_runs
 from tests.run_folders import make_run, scenario
@@ -166,27 +168,33 @@ def test_the_x_axis_of_the_report_switches_to_bytes_and_back(page, runs, tmp_pat
 @pytest.fixture(scope="module")
 def address(browser: Browser, runs: Path, here: Path) -> Iterator[str]:
     """The app as a person starts it, with one more panel, from a package's entry point."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     package = here / "packages" / "told-1.dist-info"
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: told\nVersion: 1\n")
     (package / "entry_points.txt").write_text("[fedsim.panels]\ntold = told\n")
     (package.parent / "told.py").write_text(TOLD)
-    command = [sys.executable, "-m", "fedsim", "dashboard", str(runs)]  # BROWSER opens nothing
-    path = os.pathsep.join([str(ROOT), str(package.parent)])
-    with (here / "app.log").open("wb") as log:
+    command = ["fedsim", "dashboard", str(runs), "--port"]  # BROWSER opens nothing
+    with _served(command, here, PYTHONPATH=os.pathsep.join([str(ROOT), str(package.parent)])) as at:
+        yield at
+
+
+@contextmanager
+def _served(command: list[str], here: Path, **environment: str) -> Iterator[str]:
+    """Where a module serves a page, which takes the port as its command's last word."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with (here / f"{port}.log").open("wb") as log:
         server = subprocess.Popen(
-            [*command, "--port", str(port)],
+            [sys.executable, "-m", *command, str(port)],
             cwd=here,
-            env={**os.environ, "PYTHONPATH": path, "HOME": str(here), "BROWSER": "true"},
+            env={**os.environ, "HOME": str(here), "BROWSER": "true", **environment},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
         )
     try:
-        _wait_for(f"http://127.0.0.1:{port}/_stcore/health", here / "app.log")
+        _wait_for(f"http://127.0.0.1:{port}/_stcore/health", here / f"{port}.log")
         yield f"127.0.0.1:{port}"
     finally:
         server.terminate()
@@ -266,3 +274,15 @@ def test_the_app_follows_a_run_in_progress_by_itself(page, runs, address):
     expect(bar).to_contain_text("round 0 of 4", timeout=60_000)
     folder.add_round({"round": 1, "eval/accuracy": 0.25})
     expect(bar).to_contain_text("round 1 of 4, eval/accuracy 0.25", timeout=15_000)
+
+
+def test_looking_at_the_run_folders_takes_nothing_off_the_page(page, runs, tmp_path):
+    script = serve.SCRIPT.read_text().replace("FOLLOW_S = 2.0", "FOLLOW_S = 0.1")
+    assert "FOLLOW_S = 0.1" in script  # so often that looks meet clicks
+    (tmp_path / "often.py").write_text(script.replace("sys.argv[1:]", repr([str(runs)])))
+    command = ["streamlit", "run", str(tmp_path / "often.py"), "--server.headless=true"]
+    quiet = ["--browser.gatherUsageStats=false", "--server.port"]
+    with _served([*command, *quiet], tmp_path, PYTHONPATH=str(ROOT)) as at:
+        page.goto(f"http://{at}")
+        for view in ("Log", "Scenarios", "Data") * 12:
+            choose(page, view)
