@@ -128,7 +128,8 @@ def _become(wanted: dict[str, Any], standards: Sequence[int]) -> None:
     environment = wanted["environment"]
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
-    # What is equal stays in its place: Ray writes the process's title over it.
+    # What is equal stays in its place: Ray writes the process's title over it, or shows none where
+    # this program had moved it, as datasets does to load something.
     os.environ.update(environment.items() - os.environ.items())
     os.chdir(wanted["folder"])
     sys.argv = wanted["arguments"]

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,8 +45,12 @@ def slow_scenario(engine: dict[str, Any], **changes: Any) -> Scenario:
 
 
 def workers_of(process: psutil.Process) -> list[psutil.Process]:
-    """The processes below ``process`` that hold an actor of fedsim."""
-    return [p for p in descendants(process) if "ray::WorkerProcess" in command(p)]
+    """Ray's workers below ``process``.
+
+    Known by a thread of theirs: a copy made after ``datasets`` has put every environment variable
+    in another place, as it does whenever it loads something, cannot show Ray's title.
+    """
+    return [p for p in descendants(process) if "worker.io" in threads(p)]
 
 
 def descendants(process: psutil.Process) -> list[psutil.Process]:
@@ -60,6 +65,15 @@ def command(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
         return " ".join(process.cmdline())
     return ""
+
+
+def threads(process: psutil.Process) -> set[str]:
+    """The names of a process's threads, empty for one that is gone."""
+    names = set()
+    for file in glob(f"/proc/{process.pid}/task/*/comm"):
+        with contextlib.suppress(OSError):
+            names.add(Path(file).read_text().strip())
+    return names
 
 
 class Killer(Reporter):

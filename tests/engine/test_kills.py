@@ -14,7 +14,6 @@ from tests.engine.killing import (
     RAY,
     Drivers,
     Killer,
-    command,
     descendants,
     kill_workers,
     slow_scenario,
@@ -131,10 +130,8 @@ def test_a_killed_driver_of_ray_leaves_no_process_behind_and_is_resumed(tmp_path
     drivers = Drivers()
     driver = drivers.start(slow_scenario(RAY), tmp_path)
     wait_for(lambda: list(tmp_path.glob("tiny/*/checkpoints/round-*3.safetensors")), driver)
-    below = descendants(psutil.Process(driver.pid))
-    below = [
-        p for p in below if p.name() in ("raylet", "gcs_server") or "WorkerProcess" in command(p)
-    ]
+    me = psutil.Process(driver.pid)
+    below = [p for p in descendants(me) if p.name() in ("raylet", "gcs_server")] + workers_of(me)
     assert len(below) == 4
     driver.kill()
     driver.join()
