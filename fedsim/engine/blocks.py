@@ -103,6 +103,8 @@ class Block:
 Status = Literal["ok", "failed", "oom", "dropped", "interrupted", "late", "void"]
 """Of a client in a round: it answered in time; its code failed; its device has too little memory;
 it vanished at work; it became unavailable; it answered too late; too few others answered."""
+ANSWERED: tuple[Status, ...] = ("ok", "late", "void")
+"""Statuses of clients from which the server has heard."""
 
 
 @dataclass

@@ -26,17 +26,17 @@ def check_update(update: Update, like: Arrays) -> float:
         Its L2 norm, whose one look at the values also tells whether any of them is not finite.
 
     Raises:
-        ClientError: Names, shapes or dtypes differ from the model's, a value is not finite, or the
-            weight is no positive number.
+        ClientError: Names, shapes or dtypes differ from the model's, a value or the norm is not
+            finite, or the weight is no positive number.
     """
     if not isinstance(update, Update):
         raise ClientError(f"train returned {type(update).__name__}, not an Update")
     if difference := misfit(update.arrays, like):
         raise ClientError(f"the update does not fit the model: {difference}")
     length = norm(update.arrays)
-    if not math.isfinite(length) and (bad := non_finite(update.arrays)):
+    if not math.isfinite(length):
         raise ClientError(
-            f"the update's {bad} holds NaN or infinity",
+            f"the update's {_too_large(update.arrays)}",
             hint="Try a lower learning rate or max_grad_norm",
         )
     weight: Any = update.num_examples
@@ -94,12 +94,26 @@ def decode_update(codec: Codec, payload: Payload, like: Arrays, residual: Arrays
     Raises:
         PayloadError: The bytes are damaged, or decode to what must not reach aggregation.
     """
-    arrays = codec.estimate(payload, like, residual)
+    return _sound(codec.estimate(payload, like, residual), like)
+
+
+def decode_change(codec: Codec, payload: Payload, like: Arrays) -> Arrays:
+    """What a payload changes, where the server needs no more; raises as ``decode_update`` does."""
+    return _sound(codec.decode(payload, like), like)
+
+
+def _sound(arrays: Arrays, like: Arrays) -> Arrays:
     if difference := misfit(arrays, like):
         raise PayloadError(f"the payload does not fit the model: {difference}")
-    if bad := non_finite(arrays):
-        raise PayloadError(f"the payload's {bad} holds NaN or infinity")
+    if not math.isfinite(norm(arrays)):
+        raise PayloadError(f"the payload's {_too_large(arrays)}")
     return arrays
+
+
+def _too_large(arrays: Arrays) -> str:
+    """Why the norm of these arrays is not finite."""
+    bad = non_finite(arrays)
+    return f"{bad} holds NaN or infinity" if bad else "values overflow when they are squared"
 
 
 def check_weight(update: Update, residual: Arrays) -> None:

@@ -3,8 +3,8 @@
 Without error feedback a broadcast is the encoded weights. With it (EF21-P: K. Gruntkowska, A.
 Tyurin, P. Richtarik, "EF21-P and Friends", ICML 2023, https://arxiv.org/abs/2209.15218; the primal
 form of EF21-BC) server and clients hold a reference W, and a broadcast is C(x - W), which both add
-to W. A client that missed broadcasts needs them, too, or W as a whole, whichever is shorter; a new
-client needs W. Either is charged to the part ``catchup``.
+to W. A client that missed broadcasts, or did not answer to them, needs them, too, or W as a whole,
+whichever is shorter; a new client needs W. Either is charged to the part ``catchup``.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Downlink:
         self._state: dict[str, Any] = {}
         self._sent = [0]  # bytes of all broadcasts before each one, and after the last
         self._seen: dict[int, int] = {}  # last broadcast of each client, with error feedback
+        self._before: dict[int, int | None] = {}  # and the one before, till it answers
 
     def encode(self, arrays: Arrays, plan: bytes = b"", number: int | None = None) -> Broadcast:
         """A broadcast of weights; its random draws depend on its number, the next by default."""
@@ -63,7 +64,7 @@ class Downlink:
         """Enter into a client's report what it was sent, with what it needed besides."""
         parts, report.down_layers = dict(broadcast.parts), broadcast.layers
         if broadcast.base is not None:
-            last = self._seen.get(report.client)
+            last = self._before[report.client] = self._seen.get(report.client)
             self._seen[report.client] = broadcast.number
             whole = HEADER.size + num_bytes(broadcast.base.values())
             missed = 0 if last is None else self._sent[broadcast.number - 1] - self._sent[last]
@@ -74,6 +75,13 @@ class Downlink:
             elif missed:
                 parts["catchup"] = missed
         report.down_parts, report.down_bytes = parts, sum(parts.values())
+
+    def take_back(self, client: int) -> None:
+        """The client has not answered to its last broadcast: it may not have it."""
+        if client in self._before and (last := self._before.pop(client)) is not None:
+            self._seen[client] = last
+        else:
+            self._seen.pop(client, None)
 
     def residual(self, arrays: Arrays) -> float | None:
         """How far the receivers' copy is from the weights last sent; None without feedback."""

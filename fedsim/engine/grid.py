@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedsim import registry, wire
 from fedsim.arrays import Arrays, add, conform
 from fedsim.chain import Codecs, build_codecs
+from fedsim.client import Update
 from fedsim.codec import Payload
-from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report, bundled, cut
+from fedsim.engine.blocks import ANSWERED, Block, BlockResult, Broadcast, Report, bundled, cut
 from fedsim.engine.checks import decode_update
 from fedsim.engine.downlink import Downlink, one_content_only
 from fedsim.engine.messages import (
@@ -28,15 +29,16 @@ from fedsim.engine.messages import (
     MessageGrid,
     alike,
     bind_task,
+    failure,
     own_weights,
-    rejection,
+    reject,
     reply,
 )
 from fedsim.engine.states import ClientStates
 from fedsim.engine.update_norms import note_decoded
 from fedsim.engine.uplink import ClientMean
 from fedsim.engine.worker import Recipe
-from fedsim.errors import PayloadError
+from fedsim.errors import ClientError, PayloadError
 from fedsim.lgreco import Planner
 from fedsim.seeds import Seeds
 from fedsim.strategy import ARRAYS, DELTA, PACKED, to_arrays
@@ -82,7 +84,8 @@ class WorkerGrid(MessageGrid):
         bind_task()
         self.recipe = recipe
         self.codecs: Codecs = build_codecs(recipe.scenario.codec)
-        self._packed = wire.travels_packed(registry.find("clients", recipe.scenario.client.name))
+        self._method = registry.build("clients", recipe.scenario.client.section)
+        self._packed = wire.travels_packed(self._method)
         self.on_reply = on_reply
         self.num_clients = len(recipe.ownership.train)
         self.reports: list[Report] = []
@@ -332,11 +335,8 @@ class WorkerGrid(MessageGrid):
         """
         first, *others = arguments
         if isinstance(first, list):
-            first = [self._with_states(block) for block in first]
+            first = [replace(b, states=tuple(map(self.states.get, b.clients))) for b in first]
         return (first, *others)
-
-    def _with_states(self, block: Block) -> Block:
-        return replace(block, states=tuple(map(self.states.get, block.clients)))
 
     def residuals_of(self, clients: Sequence[int]) -> tuple[Arrays | None, ...]:
         """What the codec of each client remembers; empty unless codecs remember."""
@@ -344,17 +344,14 @@ class WorkerGrid(MessageGrid):
 
     def _take(self, block: Block, result: BlockResult) -> None:
         self.reports.extend(result.reports)
-        for report in result.reports:
-            if report.status == "ok" and report.client in result.residuals:  # the server heard it
-                residual = result.residuals[report.client]
-                self.residuals.put(report.client, residual, block.draw)
         self.peak_bytes = max(self.peak_bytes, result.peak_bytes)
-        for client, state in zip(block.clients, result.states, strict=True):
+        for report, state in zip(result.reports, result.states, strict=True):
             if state is not None:
-                self.states.put(client, state, block.draw)
-        for report in result.reports:
+                self.states.put(report.client, state, block.draw)
             if report.error:
                 log.warning(report.error)
+            if report.status not in ANSWERED:
+                self.downlink.take_back(report.client)
         self.on_reply(len(block.clients))
 
     def _answers(
@@ -364,32 +361,37 @@ class WorkerGrid(MessageGrid):
         good = [r for r in result.reports if r.status == "ok"]
         for report in result.reports:
             if report.status != "ok":
-                error = Error(code=2, reason=report.error or report.status)
-                yield Message(error, reply_to=group.messages[report.client])
+                yield failure(group.messages[report.client], report.error or report.status)
         if group.kind != "train":
             for report in good:
                 yield reply(group.messages[report.client], None, [report])
         elif block.reduce and good:
             assert result.mean is not None
-            delta = mean or result.mean
+            self._heard(block, result, *good)
             weight = sum(block.weight(r.client, 0) for r in good)
             first = group.messages[good[0].client]
-            yield reply(first, self._hand(delta, group), good, weight)
+            yield reply(first, self._hand(mean or result.mean, group), good, weight)
         else:
             for report, data in zip(good, result.payloads, strict=False):
-                if mean:
-                    yield reply(group.messages[report.client], self._hand(mean, group), [report])
-                    continue
+                message = group.messages[report.client]
                 try:
-                    delta = self._decoded(group, block, report, Payload(data))
-                except PayloadError as problem:
-                    yield rejection(block, group, report, problem)
+                    delta = mean or self._decoded(group, block, report, Payload(data))
+                except (ClientError, PayloadError) as problem:
+                    yield failure(message, reject(report, block.server_round, problem))
                     continue
-                yield reply(group.messages[report.client], self._hand(delta, group), [report])
+                self._heard(block, result, report)
+                yield reply(message, self._hand(delta, group), [report])
+
+    def _heard(self, block: Block, result: BlockResult, *reports: Report) -> None:
+        """Let codecs of clients remember what they sent, now that the server could use it."""
+        for report in reports:
+            if report.client in result.residuals:
+                self.residuals.put(report.client, result.residuals[report.client], block.draw)
 
     def _decoded(self, group: Group, block: Block, report: Report, payload: Payload) -> Arrays:
         if self._packed:
-            return wire.unpack(payload)
+            update = Update(wire.unpack(payload), report.num_examples)
+            return cast(Arrays, self._method.checked(update, group.sent).arrays)
         residual = block.residual(report.client)
         delta = decode_update(self.codecs.up, payload, group.sent, residual)
         return note_decoded(report, delta, self.codecs.up)

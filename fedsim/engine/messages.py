@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 
 from fedsim.arrays import Arrays
 from fedsim.engine.blocks import Block, BlockResult, Broadcast, Report
-from fedsim.errors import PayloadError
+from fedsim.errors import FedsimError
 from fedsim.strategy import METRICS, NUM_EXAMPLES, WEIGHT, to_record
 
 log = logging.getLogger("fedsim.clients")
@@ -120,9 +120,14 @@ def bind_task() -> None:
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
 
 
-def rejection(block: Block, group: Group, report: Report, problem: PayloadError) -> Message:
-    """Count a client whose payload cannot be used as failed, and say so to the strategy."""
+def failure(message: Message, reason: str) -> Message:
+    """What the strategy gets in place of a client's answer."""
+    return Message(Error(code=2, reason=reason), reply_to=message)
+
+
+def reject(report: Report, server_round: int, problem: FedsimError) -> str:
+    """Count a client whose payload cannot be used as failed; returns what is wrong with it."""
     report.status = "failed"
-    report.error = f"client {report.client}, round {block.server_round}, decode: {problem}"
+    report.error = f"client {report.client}, round {server_round}, decode: {problem}"
     log.warning(report.error)
-    return Message(Error(code=2, reason=report.error), reply_to=group.messages[report.client])
+    return report.error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import resource
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedsim.errors import ClientError
+from fedsim.errors import ClientError, ScenarioError
 
 
 @contextmanager
@@ -38,10 +39,19 @@ def time_limit(seconds: float | None, expendable: bool = False) -> Iterator[None
     """Raise ``ClientError`` in code that works longer.
 
     Compiled code is stopped when it returns. If it does not, an ``expendable`` process ends.
+
+    Raises:
+        ScenarioError: This thread gets no signals.
     """
     if seconds is None:
         yield
         return
+    if threading.current_thread() is not threading.main_thread():
+        raise ScenarioError(
+            "time limits are signals, and only the main thread of a process gets them",
+            key=("engine", "client_timeout_s"),
+            hint="Run in the main thread, or with engine.backend: ray",
+        )
     if expendable:
         faulthandler.dump_traceback_later(seconds + GRACE_S, exit=True, file=2)
     before = signal.signal(signal.SIGALRM, _expire)

@@ -10,6 +10,8 @@ import numpy as np
 from fedsim.arrays import Arrays
 from fedsim.codec import Codec, Payload
 from fedsim.engine.blocks import Block, BlockResult
+from fedsim.engine.checks import decode_change
+from fedsim.engine.messages import reject
 from fedsim.errors import PayloadError
 
 
@@ -44,10 +46,9 @@ class ClientMean:
         whole = []
         for report, data in zip(good, result.payloads, strict=True):
             try:
-                change = codec.decode(Payload(data), like)
+                change = decode_change(codec, Payload(data), like)
             except PayloadError as problem:
-                report.status = "failed"
-                report.error = f"client {report.client}, decode: {problem}"
+                reject(report, block.server_round, problem)
                 continue
             weight = report.num_examples
             self.add(change, weight, weight if report.client in new else 0)

@@ -5,6 +5,7 @@ The same class runs in the driver (``InlineGrid``) and inside Ray actors (``RayG
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -134,7 +135,8 @@ class Worker:
             with self._reporting(report, block.server_round, "train"):
                 check_survives(client, block.fatal)
                 with self._time_limit(1), self._metered(report):
-                    update, state = self._train_client(client, block, received, state)
+                    own = copy.deepcopy(state)  # the grid's stays as it is, whatever happens
+                    update, changed = self._train_client(client, block, received, own)
                     payload, kept = self._encode(update, report, block, broadcast.plan)
                 residual = block.residual(client)
                 if block.reduce:
@@ -145,7 +147,7 @@ class Worker:
                 if self.codecs.up.stateful:
                     result.residuals[client] = kept
             result.reports.append(report)
-            result.states.append(state)
+            result.states.append(changed if report.status == "ok" else None)
         result.mean = mean.result() if mean.weight else None
         result.peak_bytes = peak_bytes()
         return result
@@ -167,10 +169,10 @@ class Worker:
     def _evaluate(self, block: Block, broadcast: Broadcast, weights: Arrays | None) -> BlockResult:
         """Test the received weights on each client's own test rows."""
         self._receive(broadcast, weights)
-        result = BlockResult([], list(block.states))
+        result = BlockResult([], [None] * len(block.clients))
         for client in block.clients:
             report = Report(client)
-            with self._reporting(report, block.server_round, "evaluate"):
+            with self._reporting(report, block.server_round, "evaluate"), self._time_limit(1):
                 check_survives(client, block.fatal)
                 with self._globals("evaluate", block.server_round, client):
                     self.task.load(self._weights)
@@ -253,6 +255,8 @@ class Worker:
                 if broadcast.base is not None:
                     received = add(broadcast.base, received)
                 self._weights = received
+            for x in received.values():
+                x.flags.writeable = False  # the next client receives the same arrays
             self._received = (broadcast.key, received)
         return self._received[1]
 
@@ -316,7 +320,7 @@ class Worker:
             num_rounds=self.scenario.num_rounds,
             task=self.task,
             received=received,
-            config=block.config,
+            config=dict(block.config),
             state=state,
             generator=self.seeds.torch("client", block.draw, client),
             tally=self._tally,
@@ -366,7 +370,9 @@ class Worker:
             yield
         except ScenarioError:
             raise  # the user's option is wrong for every client: not this client's failure
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and not self._expendable:
+                raise  # the user's; it never reaches Ray's workers
             text = (
                 str(error) if isinstance(error, FedsimError) else f"{type(error).__name__}: {error}"
             )

@@ -21,7 +21,7 @@ from fedsim.availability import Always, Bools, Context, Floats, Ids, Rated, labe
 from fedsim.clock import Trip, Work, overlapped_s, settle, trip
 from fedsim.data import partition
 from fedsim.devices.fleet import Device, Fleet, shared
-from fedsim.engine.blocks import Block, BlockResult, Report
+from fedsim.engine.blocks import ANSWERED, Block, BlockResult, Report
 from fedsim.engine.worker import Recipe
 from fedsim.errors import DataError, RunError
 from fedsim.scenario import Scenario
@@ -229,7 +229,7 @@ class World:
 
     def _remember(self, server_round: int, reports: Sequence[Report]) -> None:
         """Let the selector learn, and keep the mean work as the prediction for the next round."""
-        whole = [r for r in reports if r.status in ("ok", "late", "void")]
+        whole = [r for r in reports if r.status in ANSWERED]
         if whole:
             self._typical = mean_work([work_of(r, self.weight_bytes) for r in whole])
         self.selector.learn(server_round, [_outcome(r) for r in reports if r.trip], self.state)
@@ -341,7 +341,7 @@ def _outcome(report: Report) -> Outcome:
         seconds=report.trip.elapsed_s,
         num_examples=report.num_examples,
         loss=report.metrics.get("train_loss"),
-        answered=report.status in ("ok", "late", "void"),
+        answered=report.status in ANSWERED,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import signal
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -20,8 +21,9 @@ from flwr.clientapp import ClientApp
 from fedsim.arrays import Arrays
 from fedsim.client import Client, Update
 from fedsim.clients.sgd import SGD
-from fedsim.codec import Payload, Sender
+from fedsim.codec import Payload, Sender, Writer
 from fedsim.codecs.none import NoCodec
+from fedsim.codecs.topk import TopK
 from fedsim.strategy import to_arrays, to_record
 
 MARK = 12345.0
@@ -63,9 +65,12 @@ FAULTS: dict[str, tuple[Callable[[Update], Any], str]] = {
     "raise": (_raise(ValueError("the dog ate it")), "the dog ate it"),
     "memory": (_raise(MemoryError("no room")), "no room"),
     "exit": (lambda update: sys.exit("bye"), "SystemExit: bye"),
+    "cancelled": (_raise(asyncio.CancelledError("off")), "CancelledError: off"),
+    "generator": (_raise(GeneratorExit("off")), "GeneratorExit: off"),
     "nothing": (lambda update: None, "NoneType"),
     "nan": (_arrays(lambda x: x * np.nan), "NaN or infinity"),
     "infinity": (_arrays(lambda x: x + np.inf), "NaN or infinity"),
+    "huge": (_arrays(lambda x: np.full_like(x, 1e38)), "overflow"),
     "shape": (_arrays(lambda x: x.ravel()[:1]), "float32 (1,), not"),
     "dtype": (_arrays(lambda x: x.astype(np.float64)), "float64"),
     "tensor": (_arrays(_tensor), "Tensor, not an array"),
@@ -117,6 +122,49 @@ class Counting(SGD):
         client.state["seen"] = seen
         update = super().train(client)
         return replace(update, metrics={**update.metrics, "seen": float(seen[0])})
+
+
+@dataclass(kw_only=True)
+class CountingInPlace(SGD):
+    """As ``Counting``, writing into the array that it was given; then it may fail.
+
+    Args:
+        fault: What client 2 does in round 2, after it has counted.
+    """
+
+    needs_state: ClassVar[bool] = True
+    fault: Literal["none", "raise", "object"] = "none"
+
+    def train(self, client: Client) -> Update:
+        client.state.setdefault("seen", np.zeros(1))
+        client.state["seen"] += 1
+        update = super().train(client)
+        if client.id == 2 and client.round == 2:
+            if self.fault == "raise":
+                raise ValueError("after it has counted")
+            if self.fault == "object":
+                client.state["odd"] = np.array([object()])
+        return replace(update, metrics={**update.metrics, "seen": client.state["seen"].item()})
+
+
+@dataclass(kw_only=True)
+class Scribbling(SGD):
+    """Leaves something behind in what it was given.
+
+    Args:
+        into: In what.
+    """
+
+    into: Literal["config", "received"] = "config"
+
+    def train(self, client: Client) -> Update:
+        before = len(client.config)
+        if self.into == "config":
+            cast(dict[str, Any], client.config)["mine"] = 1
+        else:
+            next(iter(client.received.values()))[:] = 0
+        update = super().train(client)
+        return replace(update, metrics={**update.metrics, "before": before})
 
 
 @dataclass(kw_only=True)
@@ -174,18 +222,28 @@ class Damaging(NoCodec):
         payload = super().encode(arrays, state, sender)
         if next(iter(arrays.values())).flat[0] != MARK:
             return payload
-        if self.damage == "lying":  # sound bytes of values that no client may send
-            nan = {name: np.full_like(x, np.nan) for name, x in arrays.items()}
-            return super().encode(nan, state, sender)
+        if self.damage in LIES:  # sound bytes of values that no client may send
+            lie = {name: np.full_like(x, LIES[self.damage]) for name, x in arrays.items()}
+            return super().encode(lie, state, sender)
         return replace(payload, data=DAMAGES[self.damage](payload.data))
 
 
+LIES = {"lying": np.nan, "overflowing": 1e38}
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "truncated": lambda data: data[:-3],
     "oversized": lambda data: data + b"x" * 1_000_000,
     "empty": lambda data: b"",
     "flipped": lambda data: data[:-1] + bytes([data[-1] ^ 8]),
 }
+
+
+class LyingTopK(TopK):
+    """The codec ``topk``, writing NaN for client 2 in round 1."""
+
+    def pack(self, arrays: Arrays, out: Writer, state: Arrays, sender: Sender) -> Arrays:
+        if (sender.client, sender.round) == (2, 1):
+            arrays = {name: np.full_like(x, np.nan) for name, x in arrays.items()}
+        return super().pack(arrays, out, state, sender)
 
 
 @dataclass(kw_only=True)

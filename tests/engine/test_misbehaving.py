@@ -5,7 +5,7 @@ import pytest
 from fedsim import simulation
 from fedsim.errors import RunError
 from fedsim.results import Run
-from tests.engine.clients_that_misbehave import DAMAGES, FAULTS
+from tests.engine.clients_that_misbehave import DAMAGES, FAULTS, LIES
 from tests.engine.runs import MISBEHAVE, STOCK
 from tests.problems import tiny
 
@@ -42,7 +42,7 @@ def test_on_ray_too(tmp_path, fault):
     assert sum(r.get("clients/retried", 0) for r in run.rounds) == 0
 
 
-@pytest.mark.parametrize("damage", [*DAMAGES, "lying"])
+@pytest.mark.parametrize("damage", [*DAMAGES, *LIES])
 @pytest.mark.parametrize("strategy", ["fedavg", STOCK + "FedMedian"])
 def test_a_damaged_payload_is_rejected(tmp_path, damage, strategy):
     client = {"name": MISBEHAVE + "Faulty", "fault": "marked", "victims": [2]}
