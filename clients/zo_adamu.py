@@ -14,7 +14,8 @@ The three values fall from 1, from step T1 on, in the closed form
     (1 + cos(pi (t - T1) / (T3 - phi (t - T1) (T3 - T2) / (T2 - T1)))) / 2,   constant from T2 on.
 
 Paper and figure differ in phi; ``figure`` reproduces the published curves. T3 is all steps of the
-run; T1 and T2 are shares of it. ``local_steps`` are H of every round, ``max_ratio`` is ours.
+run; T1 and T2 are shares of it; t goes on in rounds that a client misses. ``local_steps`` are H of
+every round, ``max_ratio`` is ours.
 """
 
 from __future__ import annotations
@@ -84,8 +85,7 @@ class ZOAdaMU(ClientMethod):
             weights = memory(client)
             size = num_values(weights)
             m = client.state.get("m", np.zeros(size, np.float32)).copy()
-            done = int(client.state.get("steps", np.zeros(1))[0])
-            first = done if self.momentum == "keep" else (client.round - 1) * self.local_steps
+            first = (client.round - 1) * self.local_steps
             total = client.num_rounds * self.local_steps
             batches = client.batches(self.batch_size, steps=self.local_steps)
             for number, batch in enumerate(batches):
@@ -94,7 +94,7 @@ class ZOAdaMU(ClientMethod):
                 direction = _Direction(Directions(size, self.directions), seed, m, values)
                 self._step(client, batch, weights, direction, log)
         if self.momentum == "keep":
-            client.state.update(m=m, steps=np.array([done + self.local_steps]))
+            client.state["m"] = m
         return client.update(**log.metrics)
 
     def copies(self) -> int:

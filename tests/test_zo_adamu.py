@@ -1,0 +1,112 @@
+"""ZO-AdaMU: its schedule, limit cases, momentum that is kept, bounds, resume."""
+
+import numpy as np
+import pytest
+import torch
+
+from fedsim import registry, simulation
+from fedsim.clients.zo_adamu import PHI, ZOAdaMU, annealed
+from fedsim.directions import Directions
+from tests.engine.runs import stopped
+from tests.problems import tiny
+from tests.test_clients import train, worker
+from tests.test_zeroth_order import mezo
+
+
+@pytest.mark.parametrize(
+    ("phi", "late", "published"), [(0.1, 0.1312, 0.4729), (1.0, 0.0101, 0.1464), (1.5, 0.0119, 0)]
+)
+def test_values_of_the_schedule(phi, late, published):
+    assert annealed(16_000, 1024, 16_000, 20_000, phi) == pytest.approx(late, abs=5e-5)
+    assert annealed(2 / 3, 1 / 6, 2 / 3, 1, phi) == pytest.approx(published, abs=5e-5)
+    assert annealed(1, 1 / 6, 2 / 3, 1, phi) == annealed(2 / 3, 1 / 6, 2 / 3, 1, phi)
+    assert annealed(0.1, 1 / 6, 2 / 3, 1, phi) == 1
+
+
+def test_figure_and_text_swap_alpha_and_beta1():
+    figure = registry.build("clients", {"name": "zo_adamu"})
+    text = registry.build("clients", {"name": "zo_adamu", "schedule": "text"})
+    assert figure.anneal(10, 600) == text.anneal(10, 600) == (1, 1, 1)
+    a, b, c = figure.anneal(300, 600)
+    assert text.anneal(300, 600) == (b, a, c)
+    assert PHI["figure"][2] == PHI["text"][2]
+
+
+ADAMU = {"name": "zo_adamu", "learning_rate": 0.02, "batch_size": 1000, "local_steps": 1}
+
+
+def test_before_t1_a_step_is_the_slope_times_the_sign():
+    result = train(worker(client=ADAMU), 0)
+    (report,) = result.reports
+    g = report.metrics["mean_abs_scalar"]
+    for x in result.mean.values():
+        np.testing.assert_allclose(np.abs(x), 0.02 * g, rtol=1e-2, atol=1e-6)
+    seed = int(torch.randint(2**62, (), generator=_generator_after_batches()).item())
+    z = Directions(15).values(seed)
+    moved = np.concatenate([x.ravel() for x in result.mean.values()])
+    sign = -np.sign(moved @ z)
+    inner = np.abs(z) > 0.05  # sigma matters elsewhere
+    np.testing.assert_allclose(moved[inner], (-0.02 * sign * g * np.sign(z))[inner], atol=1e-5)
+
+
+def _generator_after_batches() -> torch.Generator:
+    of = worker(client=ADAMU)
+    generator = of.seeds.torch("client", 1, 0)
+    torch.randperm(20, generator=generator)
+    return generator
+
+
+def test_without_momentum_and_norm_it_is_mezo():
+    plain = {**ADAMU, "normalise": False, "warmup": 1.0, "local_steps": 20}
+    ours = train(worker(client=plain), 0).mean
+    theirs = train(worker(client=mezo(local_steps=20)), 0).mean
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=2e-5)
+
+
+def test_momentum_matters_and_is_forgotten_or_kept(tmp_path):
+    plan = {"num_rounds": 6, "client": {**ADAMU, "local_steps": 8, "warmup": 0.1}}
+    reset = simulation.run(tiny(**plan), out=tmp_path)
+    kept = simulation.run(
+        tiny(**{**plan, "client": {**plan["client"], "momentum": "keep"}}), out=tmp_path
+    )
+    never = simulation.run(
+        tiny(**{**plan, "client": {**plan["client"], "warmup": 1.0}}), out=tmp_path
+    )
+    digests = {r.summary["weights_sha256"] for r in (reset, kept, never)}
+    assert len(digests) == 3
+    for run in (reset, kept):
+        assert run.rounds[-1]["eval/loss"] < run.rounds[0]["eval/loss"]
+
+
+def test_kept_momentum_survives_resume(tmp_path):
+    client = {**ADAMU, "local_steps": 5, "momentum": "keep", "warmup": 0.0}
+    scenario = tiny(client=client, num_rounds=5, clients_per_round=3, checkpoint={"every": 1})
+    whole = simulation.run(scenario, out=tmp_path / "whole")
+    resumed = simulation.resume(stopped(scenario, tmp_path, 3))
+    assert resumed.summary["weights_sha256"] == whole.summary["weights_sha256"]
+
+
+def test_the_ratio_can_be_bounded():
+    method = registry.build("clients", {"name": "zo_adamu", "max_ratio": 2.0})
+    p, v = np.float32([1, -1, 0.5]), np.float32([1e-6, 1e-6, 1])
+    np.testing.assert_allclose(method._update(p, v), [2, -2, 0.5], rtol=1e-6)
+
+
+def test_steps_are_counted_over_the_run_however_often_a_client_takes_part(tmp_path, monkeypatch):
+    """12 clients, one a round: T1 is after half of all rounds, not of a client's own steps."""
+    steps: dict[str, list[int]] = {"reset": [], "keep": []}
+    anneal = ZOAdaMU.anneal
+
+    def noted(self, step, total):
+        assert total == 48
+        steps[self.momentum].append(step)
+        return anneal(self, step, total)
+
+    monkeypatch.setattr(ZOAdaMU, "anneal", noted)
+    for momentum in steps:
+        client = {**ADAMU, "local_steps": 2, "warmup": 0.5, "momentum": momentum}
+        cohort = {"num_clients": 12, "clients_per_round": 1, "num_rounds": 24}
+        simulation.run(tiny(**cohort, client=client), out=tmp_path)
+    assert steps["reset"] == list(range(1, 48, 2))  # m is 0 in a round's first step
+    assert set(steps["reset"]) < set(steps["keep"]) <= set(range(48))
