@@ -16,16 +16,17 @@ scale it like one over the number of parameters.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-from flwr.app import RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from fedsim.arrays import Arrays
+from fedsim.catchup import CatchUp
 from fedsim.directions import VERSION, Kind
 from fedsim.errors import PluginError
 from fedsim.seedpool import (
@@ -97,14 +98,24 @@ class FedKSeed(DeltaStrategy):
             message = {**pool.message(total), **more}
             return dict.fromkeys(nodes, message)
         changed = self.state.setdefault("changed", np.zeros(self.num_seeds, np.int64))
-        seen: dict[int, int] = self.state.setdefault("seen", {})
-        since = {node: seen.get(node, 0) for node in nodes}
+        since = CatchUp(self.state).since(nodes, int(self.state.get("updates", 0)))
         messages = {
             r: {**pool.changes(total, np.flatnonzero(changed > r)), **more}
             for r in sorted(set(since.values()))
         }
-        seen |= dict.fromkeys(nodes, int(self.state.get("updates", 0)))
         return {node: messages[r] for node, r in since.items()}
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Sum what clients found; note who answered."""
+        return super().aggregate_train(server_round, CatchUp(self.state).answered(replies))
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Average scores; note who answered."""
+        return super().aggregate_evaluate(server_round, CatchUp(self.state).answered(replies))
 
     def server_update(self, weights: Arrays, delta: Arrays, state: State) -> Arrays:
         """Add the clients' sums to the accumulators, and what changed to the weights."""

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from fedsim.arrays import Arrays, norm
+from fedsim.catchup import CatchUp
 from fedsim.directions import truncated_variance
 from fedsim.errors import PluginError
 from fedsim.projection import (
@@ -95,11 +96,10 @@ class Ferret(DeltaStrategy):
     def broadcasts(self, server_round: int, nodes: Sequence[int]) -> Mapping[int, Arrays]:
         """The basis, and what brings each client's model up to date."""
         self._round = server_round
-        seen: dict[int, int] = self.state.setdefault("seen", {})
         updates = int(self.state.get("updates", 0))
-        behind = {node: updates - seen.get(node, 0) for node in nodes}
+        since = CatchUp(self.state).since(nodes, updates)
+        behind = {node: updates - update for node, update in since.items()}
         news = {n: self._news(n) for n in sorted(set(behind.values()))}
-        seen |= dict.fromkeys(nodes, updates)
         messages: dict[tuple[int, int], Arrays] = {}
         for node, n in behind.items():
             seed = self._seed(node)
@@ -113,7 +113,14 @@ class Ferret(DeltaStrategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Sum coefficients; those of clients with own bases are kept apart."""
         self._replies.clear()
-        return super().aggregate_train(server_round, self._noted(replies))
+        answered = CatchUp(self.state).answered(replies)
+        return super().aggregate_train(server_round, self._noted(answered))
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Average scores; note who answered."""
+        return super().aggregate_evaluate(server_round, CatchUp(self.state).answered(replies))
 
     def server_update(self, weights: Arrays, delta: Arrays, state: State) -> Arrays:
         """One step along the sum of vectors."""

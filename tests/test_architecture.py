@@ -21,7 +21,7 @@ LAYERS = [
     {"_version", "errors", "units", "shapes", "loading"},
     {"arrays", "seeds", "layers", "wording", "registry", "records", "cache", "trees", "sections"},
     {"trials", "curvature", "bitstrings"},
-    {"directions", "directions_cpu", "directions_torch", "seedpool", "projection"},
+    {"directions", "directions_cpu", "directions_torch", "seedpool", "projection", "catchup"},
     {"payload", "codec", "chain", "lgreco"},
     {"availability", "devices", "clock", "selection", "selectors"},
     {"partners", "scenario"},
@@ -107,7 +107,7 @@ def test_core_imports_point_one_way():
 @pytest.mark.parametrize("kind", ["strategies", "clients"])
 def test_plugins_import_contracts_and_siblings_only(kind):
     contracts = {"arrays", "client", "codec", "cost", "errors", "seeds", "strategy", "task", kind}
-    contracts |= {"directions", "event_strategy", "seedpool", "projection"}
+    contracts |= {"directions", "event_strategy", "seedpool", "projection", "catchup"}
     for path in (ROOT / kind).rglob("*.py"):
         assert {n.split(".")[1] for n in imports(path)} <= contracts, path
 
