@@ -128,13 +128,15 @@ class Log:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Mean loss, mean and largest absolute scalar, dropped steps."""
-        losses, scalars = self._losses or [0.0], self._scalars or [0.0]
+        """Dropped steps; mean loss, mean and largest absolute scalar where a step was made."""
+        dropped = {"dropped_steps": float(self.dropped)}
+        if not self._scalars:
+            return dropped
         return {
-            "train_loss": sum(losses) / len(losses),
-            "mean_abs_scalar": sum(scalars) / len(scalars),
-            "max_abs_scalar": max(scalars),
-            "dropped_steps": float(self.dropped),
+            "train_loss": sum(self._losses) / len(self._losses),
+            "mean_abs_scalar": sum(self._scalars) / len(self._scalars),
+            "max_abs_scalar": max(self._scalars),
+            **dropped,
         }
 
 

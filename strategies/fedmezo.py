@@ -112,14 +112,18 @@ class FedMeZO(DeltaStrategy):
 
     def _note(self, replies: Sequence[Message]) -> None:
         history = self.state.setdefault("history", {})
+        for node, value in self._found(replies).items():
+            history[node] = [*history.get(node, []), value][-FIVE:]
+
+    def _found(self, replies: Sequence[Message]) -> dict[int, float]:
+        """The round's signals; clients that dropped every step have no loss to tell."""
+        nodes = [r.metadata.src_node_id for r in replies]
         numbers = [next(iter(r.content.metric_records.values())) for r in replies]
         if self.signal == "model-diff":
             found = _distances([self._delta(r.content) for r in replies], numbers)
-        else:
-            found = [float(n["train_loss"]) for n in numbers]  # type: ignore[arg-type]
-        for reply, value in zip(replies, found, strict=True):
-            node = reply.metadata.src_node_id
-            history[node] = [*history.get(node, []), value][-FIVE:]
+            return dict(zip(nodes, found, strict=True))
+        told = zip(nodes, numbers, strict=True)
+        return {n: float(x["train_loss"]) for n, x in told if "train_loss" in x}  # type: ignore[arg-type]
 
 
 def standardised(signals: Mapping[int, float]) -> dict[int, float]:

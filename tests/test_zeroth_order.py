@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from fedsim import simulation
+from fedsim.checkpoint import Checkpoints
+from fedsim.client import Client
 from fedsim.clients._zeroth import Walker, forward_only, slope
 from fedsim.directions import Directions
 from fedsim.errors import PluginError
@@ -134,6 +136,28 @@ def test_a_clip_drops_steps():
     assert not any(
         x.any() for x in train(worker(client=mezo(loss_clip=1e-9, exact=True)), 0).mean.values()
     )
+
+
+def test_who_drops_every_step_reports_no_loss(tmp_path, monkeypatch):
+    """A loss of 0 would count as the best one."""
+    loss = Client.loss
+
+    def lost(self, batch):
+        return loss(self, batch) * float("nan" if self.id == 2 else 1)
+
+    monkeypatch.setattr(Client, "loss", lost)
+    strategy = {"name": "fedmezo", "signal": "round-wise", "learning_rate": 0.02, "spread": 0.01}
+    client = {"name": "fedmezo", "local_steps": 3}
+    cohort = {"num_clients": 3, "num_rounds": 2, "checkpoint": {"every": 1}}
+    run = simulation.run(tiny(**cohort, client=client, strategy=strategy), out=tmp_path)
+    rows = {row["client"]: row for row in run.clients if row["round"] == 1}
+    assert rows[2]["status"] == "ok"
+    assert rows[2]["dropped_steps"] == 3
+    assert "train_loss" not in rows[2]
+    assert rows[0]["train_loss"] > 0
+    assert "train/loss" not in run.rounds[-1]  # a mean over some would pass for one over all
+    state = Checkpoints(run.path, 2).latest().strategy["state"]
+    assert set(state["history"]) == {0, 1}
 
 
 def fedmezo(tmp_path, steps=1, clients=4, client="fedmezo", strategy=None, rounds=3, **changes):
