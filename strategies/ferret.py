@@ -27,7 +27,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from fedsim.arrays import Arrays, norm
 from fedsim.catchup import CatchUp
-from fedsim.directions import truncated_variance
+from fedsim.directions import VERSION, truncated_variance
 from fedsim.errors import PluginError
 from fedsim.projection import (
     COEFFICIENTS,
@@ -40,6 +40,7 @@ from fedsim.projection import (
     cut,
     pack_steps,
 )
+from fedsim.seedpool import check_version
 from fedsim.strategy import DELTA, NUM_EXAMPLES, DeltaStrategy, State, to_arrays
 
 
@@ -94,7 +95,12 @@ class Ferret(DeltaStrategy):
         return self.bases != "client"
 
     def broadcasts(self, server_round: int, nodes: Sequence[int]) -> Mapping[int, Arrays]:
-        """The basis, and what brings each client's model up to date."""
+        """The basis, and what brings each client's model up to date.
+
+        Raises:
+            RunError: The state comes from a run with other directions.
+        """
+        check_version(self.state.setdefault("version", VERSION))
         self._round = server_round
         updates = int(self.state.get("updates", 0))
         since = CatchUp(self.state).since(nodes, updates)

@@ -263,6 +263,17 @@ def test_updates_of_another_basis_are_refused(change, fault):
         coefficients({**good, **change}, Basis(0, 64), [12, 3])
 
 
+def test_a_run_with_other_directions_is_not_resumed(tmp_path, monkeypatch):
+    scenario = tiny(**FERRET, num_rounds=3, checkpoint={"every": 1})
+    folder = stopped(scenario, tmp_path, 2)
+    for module in ("strategies.ferret", "projection", "seedpool"):
+        monkeypatch.setattr(f"fedsim.{module}.VERSION", 2, raising=False)
+    with pytest.raises(RunError, match="of version 1; this fedsim makes version 2"):
+        simulation.resume(folder)
+    monkeypatch.undo()
+    assert simulation.resume(folder).status == "done"
+
+
 def test_messages_of_others_and_senseless_options_are_refused():
     with pytest.raises(RunError, match="no basis"):
         Basis.of({"weights": np.zeros(3)})
