@@ -145,10 +145,11 @@ class FedKSeed(DeltaStrategy):
         """A client's pairs as one sum for each seed; ``pro`` remembers the pairs."""
         if DRAWS in update:  # of a block of clients
             return update
-        if self.pro:
-            self._remember(update)
         pool = self._any_pool(start=0)
-        return {ACCUMULATORS: pool.dense(update), DRAWS: pool.draws(update)}
+        result = {ACCUMULATORS: pool.dense(update), DRAWS: pool.draws(update)}
+        if self.pro:  # nothing is kept of what is refused above
+            self._remember(update)
+        return result
 
     def _delta(self, content: RecordDict) -> Arrays:
         records = content.array_records

@@ -27,11 +27,14 @@ from tests.test_fedkseed import CLIENT, KSEED, START, STRATEGY, build, pairs, po
         ({"seeds": np.uint16([1])}, "do not fit"),
     ],
 )
-def test_updates_of_another_pool_are_refused(update, fault):
+@pytest.mark.parametrize("pro", [False, True])
+def test_updates_of_another_pool_are_refused(update, fault, pro):
     with pytest.raises(ClientError, match=fault):
         pool().check(update)
+    strategy = build(pro=pro)
     with pytest.raises(ClientError, match=fault):
-        build().aggregate_train(1, [reply(update)])
+        strategy.aggregate_train(1, [reply(update)])
+    assert not strategy.state
 
 
 class Outside(KSeed):
