@@ -111,8 +111,8 @@ class KSeed(ClientMethod):
         return {**start, **task.fetched(rebuilt)}
 
     def checked(self, update: Update, received: Arrays) -> Update:
-        """Refuse seeds outside the pool."""
-        SeedPool.of(received).check(update.arrays)
+        """Refuse seeds outside the pool and sums that float32 cannot hold."""
+        SeedPool.of(received).dense(update.arrays)
         return update
 
     def summand(self, arrays: Arrays, received: Arrays) -> Arrays:

@@ -137,13 +137,16 @@ class SeedPool:
         """A client's update as one sum for each seed.
 
         Raises:
-            ClientError: A seed is not in the pool, a scalar is missing or not finite.
+            ClientError: A seed is not in the pool, a scalar is missing or not finite, or their sum
+                is not.
         """
         self.check(update)
         if ACCUMULATORS in update:
             return update[ACCUMULATORS].astype(np.float64)
         sums = np.zeros(self.size)
         np.add.at(sums, update[SEEDS].astype(np.intp), update[SCALARS].astype(np.float64))
+        if not finite_in_float32(sums):
+            raise ClientError("the update's scalars add up to more than float32 holds")
         return sums
 
     def draws(self, update: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
@@ -169,6 +172,8 @@ class SeedPool:
                 allowed=f"'{SEEDS}' and '{SCALARS}' of one length, or '{ACCUMULATORS}' of all",
             )
         seeds = update.get(SEEDS, np.zeros(0, np.uint16))
+        if seeds.dtype.kind != "u" or any(x.ndim != 1 for x in update.values()):
+            raise ClientError("the update's seeds are no list of unsigned integers")
         if outside := seeds[seeds >= self.size].tolist():
             raise ClientError(f"seed {outside[0]} is outside the pool of {self.size}")
         for name, x in update.items():
@@ -187,6 +192,11 @@ def check_version(version: int) -> None:
             f"the directions are of version {version}; this fedsim makes version {VERSION}",
             hint="Go on with the release that began the run",
         )
+
+
+def finite_in_float32(sums: NDArray[np.float64]) -> bool:
+    """Whether float32 holds all of them."""
+    return bool((np.abs(sums) <= np.finfo(np.float32).max).all())
 
 
 def fingerprint(arrays: Mapping[str, NDArray[Any]]) -> int:

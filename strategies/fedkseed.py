@@ -28,7 +28,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from fedsim.arrays import Arrays
 from fedsim.catchup import CatchUp
 from fedsim.directions import VERSION, Kind
-from fedsim.errors import PluginError
+from fedsim.errors import PluginError, RunError
 from fedsim.seedpool import (
     ACCUMULATORS,
     DRAWS,
@@ -39,6 +39,7 @@ from fedsim.seedpool import (
     check_version,
     effective,
     fingerprint,
+    finite_in_float32,
     tenths,
 )
 from fedsim.strategy import DELTA, DeltaStrategy, State, to_arrays
@@ -118,9 +119,20 @@ class FedKSeed(DeltaStrategy):
         return super().aggregate_evaluate(server_round, CatchUp(self.state).answered(replies))
 
     def server_update(self, weights: Arrays, delta: Arrays, state: State) -> Arrays:
-        """Add the clients' sums to the accumulators, and what changed to the weights."""
+        """Add the clients' sums to the accumulators, and what changed to the weights.
+
+        Raises:
+            RunError: The accumulators outgrow float32.
+        """
         pool, before = self._pool(), self._accumulators()
-        total = (before + delta[ACCUMULATORS]).astype(np.float32)
+        grown = before.astype(np.float64) + delta[ACCUMULATORS]
+        if not finite_in_float32(grown):
+            raise RunError(
+                "the accumulators outgrow float32",
+                hint="Scalars this large belong to a run that diverges; try a lower learning_rate "
+                "or the client's loss_clip",
+            )
+        total = grown.astype(np.float32)
         difference = total.astype(np.float64) - before
         state["accumulators"], state["updates"] = total, state.get("updates", 0) + 1
         self._note_draws(delta[DRAWS], state)

@@ -25,16 +25,30 @@ from tests.test_fedkseed import CLIENT, KSEED, START, STRATEGY, build, pairs, po
         (pairs([3, 4], [1]), "do not fit a pool of 64"),
         ({"accumulators": np.ones(63, np.float32)}, "do not fit a pool of 64"),
         ({"seeds": np.uint16([1])}, "do not fit"),
+        ({"seeds": np.int64([-1]), "scalars": np.float32([1])}, "no list of unsigned integers"),
+        ({"seeds": np.float32([3.7]), "scalars": np.float32([1])}, "no list of unsigned integers"),
+        ({"seeds": np.uint8([[1]]), "scalars": np.float32([1])}, "no list of unsigned integers"),
+        (pairs([3, 3], [3e38, 3e38]), "more than float32 holds"),
     ],
 )
 @pytest.mark.parametrize("pro", [False, True])
 def test_updates_of_another_pool_are_refused(update, fault, pro):
     with pytest.raises(ClientError, match=fault):
-        pool().check(update)
+        pool().dense(update)
     strategy = build(pro=pro)
     with pytest.raises(ClientError, match=fault):
         strategy.aggregate_train(1, [reply(update)])
     assert not strategy.state
+
+
+def test_accumulators_that_outgrow_float32_stop_the_run_and_keep_their_last_values():
+    strategy = build()
+    strategy.aggregate_train(1, [reply(pairs([3], [3e38]))])
+    before = strategy.state["accumulators"].copy()
+    with pytest.raises(RunError, match="outgrow float32"):
+        strategy.aggregate_train(2, [reply(pairs([3], [3e38]))])
+    np.testing.assert_array_equal(strategy.state["accumulators"], before)
+    assert strategy.state["updates"] == 1
 
 
 class Outside(KSeed):
