@@ -30,8 +30,8 @@ class Walker:
 
     def __init__(self, client: Client, kind: Kind, eps: float, exact: bool) -> None:
         self._client, self._eps = client, eps
-        self._parameters = [p.detach() for p in client.parameters.values()]
         self.weights = memory(client)
+        self._parameters = [p.detach() for p in client.parameters.values()]
         size = num_values(self.weights)
         self.directions = Directions(size, kind, threads=torch.get_num_threads())
         self._copy = [p.clone() for p in self._parameters] if exact else None
@@ -85,7 +85,12 @@ class Walker:
 
 
 def memory(client: Client) -> Target:
-    """Where a client's parameters are: arrays on the CPU, tensors elsewhere."""
+    """Where a client's parameters are: arrays on the CPU, tensors elsewhere.
+
+    Directions run along memory: parameters that lie otherwise, such as transposed ones, are moved.
+    """
+    for p in client.parameters.values():
+        p.data = p.data.contiguous()
     parameters = {name: p.detach() for name, p in client.parameters.items()}
     if all(p.device.type == "cpu" for p in parameters.values()):
         return {name: p.numpy() for name, p in parameters.items()}

@@ -129,7 +129,7 @@ class SeedPool:
         threads: int = 1,
     ) -> Arrays:
         """The model that accumulators stand for."""
-        weights = {name: np.array(x) for name, x in start.items()}
+        weights = {name: np.array(x, order="C") for name, x in start.items()}
         self.move(weights, accumulators, threads)
         return weights
 

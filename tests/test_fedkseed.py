@@ -176,6 +176,13 @@ def test_replay_from_a_snapshot_equals_replay_from_the_start():
         np.testing.assert_allclose(snapshot[name], whole[name], atol=3e-6)
 
 
+def test_replay_does_not_depend_on_how_arrays_lie_in_memory():
+    sums = np.ones(64, np.float32)
+    turned = {name: np.asfortranarray(x) for name, x in START.items()}
+    for name, x in pool().rebuild(turned, sums).items():
+        np.testing.assert_array_equal(x, pool().rebuild(START, sums)[name])
+
+
 def final_weights(run):
     return Checkpoints(run.path, 2).latest().weights
 

@@ -102,6 +102,36 @@ def test_a_step_needs_no_more_memory_than_a_forward_pass():
     assert peak < 0.1 * 4 * 2_001_000 * torch.get_num_threads()
 
 
+def transposed() -> torch.nn.Module:
+    module = torch.nn.Linear(4, 3)
+    module.weight = torch.nn.Parameter(module.weight.detach().t().contiguous().t())
+    return module
+
+
+def as_usual() -> torch.nn.Module:
+    return torch.nn.Linear(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("client", "strategy"),
+    [
+        ("mezo", {"name": "fedavg"}),
+        ("zo_adamu", {"name": "fedavg"}),
+        ("kseed", {"name": "fedkseed", "replay": "clients"}),
+    ],
+)
+def test_how_parameters_lie_in_memory_changes_nothing(tmp_path, client, strategy):
+    digests = set()
+    for model in ("as_usual", "transposed"):
+        scenario = tiny(
+            model={"name": f"tests.test_zeroth_order:{model}"},
+            client={"name": client, "local_steps": 3, "batch_size": 8},
+            strategy=strategy,
+        )
+        digests.add(simulation.run(scenario, out=tmp_path).summary["weights_sha256"])
+    assert len(digests) == 1
+
+
 def test_evaluation_mode_turns_dropout_off():
     module = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5))
     client = client_of(module.train(), lambda: module(torch.ones(1, 4)).sum())
