@@ -7,6 +7,7 @@
 
 Z. Qin et al., "Federated Full-Parameter Tuning of Billion-Sized Language Models with Communication
 Cost under 18 Kilobytes", ICML 2024, https://arxiv.org/abs/2312.06353; with ``pro``, FedKSeed-Pro.
+Clients are taken to know w0, delivered with the app: it costs no bytes, nor does ``warm_start``.
 Seeds are distinct, unlike in the published code. The update is additive: weighted sums of clients'
 accumulators are all it needs (with ``pro``, the single scalars, too). ``missing``, ``replay`` and
 other ``directions`` than gaussian ones are ours. The default ``learning_rate`` suits small models;

@@ -9,7 +9,8 @@ in place of 1 / rho_l, a third, and makes up for it with server_learning_rate 10
 one set of bases for the ``run``; new ones each ``round`` do not confine the model to K dimensions,
 and new ones for each ``client`` let the noise average out, for more work and downlink. Steps of
 one vector longer than ``max_step_norm`` (of the vector's expected length) are clipped, as in the
-code. With bases that clients share, the update is additive.
+code. With bases that clients share, the update is additive. Clients are taken to know w0,
+delivered with the app: it costs no bytes, nor does ``warm_start``.
 """
 
 from __future__ import annotations
