@@ -10,7 +10,8 @@ Z. Qin et al., "Federated Full-Parameter Tuning of Billion-Sized Language Models
 Cost under 18 Kilobytes", ICML 2024, https://arxiv.org/abs/2312.06353. Pool, step size and kind of
 directions come with the message of the strategy ``fedkseed``. As published, steps are dropped, not
 clipped, where the two losses differ by more than ``loss_clip`` or one is NaN; ``eps`` is larger
-than the published 5e-4, which was for float16. ``exact`` is ours.
+than the published 5e-4, which was for float16. ``exact`` is ours. PEFT's CPT projects its
+parameters in place during a forward pass, so the server's replay does not match clients' walks.
 """
 
 from __future__ import annotations
