@@ -45,6 +45,7 @@ class MeZO(ClientMethod):
     """
 
     backward: ClassVar[bool] = False
+    heeds: ClassVar[tuple[str, ...]] = ("learning-rate",)
 
     learning_rate: PositiveFloat = 1e-3
     eps: PositiveFloat = 1e-3

@@ -44,7 +44,7 @@ class ZOAdaMU(ClientMethod):
     """Zeroth-order steps with momentum in the perturbation.
 
     Args:
-        learning_rate: Step size.
+        learning_rate: Step size. A strategy that sends ``learning-rate`` overrides it.
         eps: Length of a probe.
         local_steps: Steps in a round.
         batch_size: Rows in a batch.
@@ -63,6 +63,7 @@ class ZOAdaMU(ClientMethod):
 
     needs_state: ClassVar[bool] = True
     backward: ClassVar[bool] = False
+    heeds: ClassVar[tuple[str, ...]] = ("learning-rate",)
 
     learning_rate: PositiveFloat = 1e-3
     eps: PositiveFloat = 1e-3
@@ -123,12 +124,13 @@ class ZOAdaMU(ClientMethod):
         shift(-2 * self.eps)
         losses = (above, client.loss(batch).item())
         g = slope(losses, self.eps, self.loss_clip)
+        rate = float(client.config.get("learning-rate", self.learning_rate))
         log.add(losses, g)
         for index, slices in enumerate(direction.of.slices(weights)):
             p, v = direction.block(index)  # of the old m, which is overwritten below
             change = np.float32(self.eps) * p
             if g is not None:
-                change -= np.float32(self.learning_rate * g) * self._update(p, v)
+                change -= np.float32(rate * g) * self._update(p, v)
                 direction.m[index * BLOCK : index * BLOCK + p.size] = np.sign(np.float32(g)) * p
             add(slices, change)
 

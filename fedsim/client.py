@@ -145,6 +145,8 @@ class ClientMethod(ABC):
     is_plugin: ClassVar[bool] = True
     sends: ClassVar[str] = "delta"
     """Kind of update, one of ``KINDS``; a strategy must accept it."""
+    heeds: ClassVar[tuple[str, ...]] = ()
+    """Keys of ``client.config`` that it goes by; what a strategy ``tells`` must be among them."""
     needs_state: ClassVar[bool] = False
     """Whether ``client.state`` is used; it is then stored between rounds."""
     backward: ClassVar[bool] = True

@@ -54,6 +54,7 @@ def check(scenario: Scenario) -> None:
         _check_overlap(scenario)
     _check_mods(client, scenario)
     _check_kinds(client, strategy, scenario)
+    _check_told(client, strategy, scenario)
     _check_packing(client, scenario)
 
 
@@ -179,6 +180,25 @@ def _check_kinds(client: Any, strategy: Any, scenario: Scenario) -> None:
         f"'{scenario.strategy.name}' accepts {', '.join(accepts)}",
         key=("strategy",),
         allowed=f"Strategies that fit: {', '.join(fitting) or 'none'}",
+    )
+
+
+def _check_told(client: Any, strategy: Any, scenario: Scenario) -> None:
+    """What a strategy decides for its clients must reach their method."""
+    told = getattr(strategy, "tells", ())
+    heeded = getattr(client, "heeds", told)  # a ClientApp does not say
+    if not (ignored := [key for key in told if key not in heeded]):
+        return
+    fitting = [
+        name
+        for name in registry.available("clients")
+        if set(told) <= set(registry.find("clients", name).heeds)
+    ]
+    raise PluginError(
+        f"client '{scenario.client.name}' ignores the {ignored[0]} that strategy "
+        f"'{scenario.strategy.name}' tells it",
+        key=("client",),
+        allowed=f"Clients that heed it: {', '.join(fitting)}",
     )
 
 

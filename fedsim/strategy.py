@@ -63,13 +63,14 @@ logging.getLogger("flwr").addFilter(lambda r: "fraction_evaluate is set to" not 
 class DeltaStrategy(Strategy):
     """A strategy whose whole mathematics is one function of weights and mean delta.
 
-    Class attributes declare facts: ``accepts`` (kinds of update) and ``additive`` (whether clients
-    may be averaged in blocks before the server sees them, which needs nothing but their weighted
-    mean).
+    Class attributes declare facts: ``accepts`` (kinds of update), ``tells`` (keys of the
+    configuration that clients must heed) and ``additive`` (whether clients may be averaged in
+    blocks before the server sees them, which needs nothing but their weighted mean).
     """
 
     is_plugin: ClassVar[bool] = True
     accepts: ClassVar[tuple[str, ...]] = ("delta",)
+    tells: ClassVar[tuple[str, ...]] = ()
     additive: ClassVar[bool] = True
     overlaps = False
     """Whether the next cohort trains while this one's answers travel; a property where it depends

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -31,15 +31,17 @@ FIVE = 5
 
 @dataclass(kw_only=True)
 class FedMeZO(DeltaStrategy):
-    """Weighted average, and a learning rate for each client; for clients ``fedmezo`` or ``mezo``.
+    """Weighted average, and a learning rate for each client, which must go by it.
 
     Args:
         learning_rate: Rate of a client whose signal is average.
         spread: Largest distance from it; less than ``learning_rate``.
         signal: What a client's rate depends on.
         server_learning_rate: Step along the mean delta.
-        shared_seeds: Let all clients of a round move along the same directions.
+        shared_seeds: Let all clients ``fedmezo`` of a round move along the same directions.
     """
+
+    tells: ClassVar[tuple[str, ...]] = ("learning-rate",)
 
     learning_rate: PositiveFloat = 1e-3
     spread: NonNegativeFloat = 5e-4

@@ -19,6 +19,8 @@ from tests.problems import tiny
 class Arrow(ClientMethod):
     """Sends the same arrow of length 5 each time; those of different clients are orthogonal."""
 
+    heeds = ("learning-rate",)  # the arrow is right at any rate
+
     def train(self, client: Client) -> Update:
         """3 and 4 at places of the client's own, all clients of equal weight."""
         arrays = {name: np.zeros_like(x) for name, x in client.received.items()}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedsim import simulation
+from fedsim import partners, simulation
 from fedsim.checkpoint import Checkpoints
 from fedsim.client import Client
 from fedsim.clients._zeroth import Walker, forward_only, slope
@@ -235,6 +235,21 @@ def test_rates_follow_signals_and_equal_signals_do_not_divide_by_zero(tmp_path):
     assert late.rates(6, [1, 2, 3])[1] == late.rates(6, [1, 2, 3])[2]
     with pytest.raises(PluginError, match="fall to 0"):
         FedMeZO(learning_rate=1e-5, spread=1e-5)
+
+
+@pytest.mark.parametrize("client", ["fedmezo", "mezo", "zo_adamu"])
+def test_clients_go_by_the_rates_that_the_server_tells(tmp_path, client):
+    digests = set()
+    for rate in (1e-4, 1e-2):
+        strategy = {"name": "fedmezo", "learning_rate": rate, "spread": 0.0}
+        run = fedmezo(tmp_path, client=client, strategy=strategy, rounds=1)
+        digests.add(run.summary["weights_sha256"])
+    assert len(digests) == 2
+
+
+def test_clients_with_a_rate_of_their_own_are_refused():
+    with pytest.raises(PluginError, match=r"'sgd' ignores the learning-rate.*mezo, zo_adamu"):
+        partners.check(tiny(client={"name": "sgd"}, strategy={"name": "fedmezo"}))
 
 
 @pytest.mark.slow_variants
