@@ -38,6 +38,7 @@ from fedsim.projection import (
     choose,
     coefficients,
     cut,
+    unit,
     unpack_steps,
 )
 from fedsim.seedpool import unsigned
@@ -50,7 +51,8 @@ class Ferret(SGD):
 
     Args:
         indices: Tell which vectors were used by one seed (``derived``), or one by one (``sent``).
-        coordinates: Type of the numbers that travel.
+        coordinates: Type of the numbers that travel; ``float16`` ones are divided by sqrt(rho_l),
+            so that a large block's do not vanish.
         equal_weight: Count every client alike instead of by its rows.
     """
 
@@ -110,9 +112,11 @@ class Ferret(SGD):
         pairs = enumerate(zip(blocks, chosen, strict=True))
         place = client.task.placed
         found = [basis.project(place(block), i, c.tolist()) for i, (block, c) in pairs]
+        units = [unit(np.dtype(self.coordinates), n) for n in client.received[SIZES].tolist()]
+        scaled = [gamma / u for gamma, u in zip(found, units, strict=True)]
         return {
             COUNTS: unsigned(counts, basis.size + 1),
-            COORDINATES: np.concatenate(found).astype(self.coordinates),
+            COORDINATES: np.concatenate(scaled).astype(self.coordinates),
             **self._names(origin, chosen, basis),
         }
 

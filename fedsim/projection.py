@@ -130,6 +130,14 @@ def choose(origin: int, number: int, count: int, size: int) -> NDArray[np.intp]:
     return np.sort(order[:count])
 
 
+def unit(dtype: np.dtype[Any], size: int) -> float:
+    """What coordinates in a block of ``size`` values travel in units of: sqrt(rho) in float16.
+
+    They are then as large as the update, however large the block; float16 ends at 6e-8.
+    """
+    return math.sqrt(truncated_variance(size)) if dtype == np.float16 else 1.0
+
+
 def coefficients(
     update: Mapping[str, NDArray[Any]], basis: Basis, sizes: Sequence[int]
 ) -> NDArray[np.float64]:
@@ -139,7 +147,8 @@ def coefficients(
         ClientError: The vectors do not belong together, or an index is outside the basis.
     """
     counts = update.get(COUNTS, np.zeros(0, np.uint8)).astype(np.intp)
-    values = update.get(COORDINATES, np.zeros(0, np.float32)).astype(np.float64)
+    sent = update.get(COORDINATES, np.zeros(0, np.float32))
+    values = sent.astype(np.float64)
     if len(counts) != len(sizes) or counts.sum() != len(values) or counts.max() > basis.size:
         raise ClientError(
             f"the update's vectors do not fit {len(sizes)} blocks of up to {basis.size} vectors"
@@ -150,7 +159,7 @@ def coefficients(
     start = 0
     for number, (size, count) in enumerate(zip(sizes, counts.tolist(), strict=True)):
         chosen = _chosen(update, basis, number, start, count)
-        part = values[start : start + count]
+        part = values[start : start + count] * unit(sent.dtype, size)
         result[number, chosen] = part * basis.factor(size, max(1, count))
         start += count
     return result

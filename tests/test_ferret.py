@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from fedsim import projection, registry, simulation, wire
 from fedsim.arrays import Arrays
@@ -215,6 +216,27 @@ def test_half_precision_takes_half(tmp_path):
         run = simulation.run(tiny(client=client, strategy=STRATEGY, num_rounds=1), out=tmp_path)
         sizes.append(next(run.clients)["up_bytes"])
     assert sizes[1] < 0.7 * sizes[0]
+
+
+def test_half_precision_keeps_small_updates_of_large_blocks():
+    """Coordinates of an update of length 1e-3 are near 1e-3 sqrt(rho): 3e-7 in a large block."""
+    delta, basis = {"x": block(3_000_000)["x"]}, Basis(0, 8)
+    delta["x"] *= np.float32(1e-3 / np.linalg.norm(delta["x"]))
+    received = {**basis.message(), "sizes": np.array([3_000_000], np.uint64)}
+    found = {}
+    for kind in ("float32", "float16"):
+        client = SimpleNamespace(
+            received=received,
+            generator=torch.Generator().manual_seed(0),
+            count=lambda flops: None,
+            task=SimpleNamespace(placed=lambda arrays: arrays),
+        )
+        sent = registry.build("clients", {**CLIENT, "coordinates": kind})._project(
+            client, basis, delta
+        )
+        assert sent["coordinates"].dtype == kind
+        found[kind] = coefficients(sent, basis, [3_000_000])
+    np.testing.assert_allclose(found["float16"], found["float32"], rtol=2e-3)
 
 
 def test_what_was_missed_can_be_replayed_and_weights_travel_when_shorter():
