@@ -1,5 +1,6 @@
 """FedKSeed and its client: the specification's numbers, replay, bytes, bad input, equal bits."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,8 @@ from fedsim.seeds import Seeds
 from fedsim.strategy import DELTA, to_arrays, to_record
 from tests.engine.runs import comparable, recipe, stopped
 from tests.problems import tiny
+from tests.test_clients import train as trained
+from tests.test_clients import worker
 
 CLIENT = {"name": "kseed", "local_steps": 12, "batch_size": 8}
 STRATEGY = {"name": "fedkseed", "num_seeds": 64, "learning_rate": 0.02}
@@ -118,6 +121,14 @@ def test_equal_histories_are_drawn_uniformly_and_pro_is_not_additive():
     assert build().additive
 
 
+def test_the_history_of_pro_begins_with_grad_initial():
+    """Means (2 + 6) / 2, (2 + 1) / 2 and 2 scale to 1, 0 and 0.2."""
+    strategy = build(num_seeds=3, pro=True, grad_initial=2.0)
+    strategy._remember(pairs([0, 1], [6.0, -1.0]))
+    expected = np.exp([1, 0, 0.2]) / np.exp([1, 0, 0.2]).sum()
+    np.testing.assert_allclose(strategy.probabilities(), expected, rtol=1e-6)
+
+
 def test_a_client_draws_by_the_probabilities():
     method = KSeed(local_steps=4000)
     chances = np.float32([0.1, 0.0, 0.6, 0.3])
@@ -201,33 +212,23 @@ def test_the_model_lies_in_the_span_of_the_pool(tmp_path):
     assert residual.item() < 1e-10
 
 
-def test_one_client_with_the_whole_cohort_is_mezo_with_a_finite_pool(tmp_path):
-    """One client, all accumulators its own: the server's model is the client's own walk."""
-    scenario = tiny(**KSEED, num_clients=1, num_rounds=1)
-    run = simulation.run(scenario, out=tmp_path)
-    walked = {}
+@pytest.mark.parametrize("num_clients", [1, 3])
+def test_replay_equals_the_average_of_the_local_models(tmp_path, monkeypatch, num_clients):
+    """Clients of 1, 2 and 3 parts; one alone is MeZO with a finite pool."""
+    walks, shares = [], []
     original = KSeed.train
 
     def train(self, client):
         update = original(self, client)
-        walked.update({n: p.detach().numpy().copy() for n, p in client.parameters.items()})
-        return update
+        walks.append({n: p.detach().numpy().copy() for n, p in client.parameters.items()})
+        shares.append(client.id + 1)
+        return replace(update, num_examples=client.id + 1)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(KSeed, "train", train)
-        again = simulation.run(scenario, out=tmp_path)
-    assert again.summary["weights_sha256"] == run.summary["weights_sha256"]
+    monkeypatch.setattr(KSeed, "train", train)
+    run = simulation.run(tiny(**KSEED, num_clients=num_clients, num_rounds=1), out=tmp_path)
     for name, x in final_weights(run).items():
-        np.testing.assert_allclose(x, walked[name], rtol=1e-5, atol=1e-6)
-
-
-def test_replay_equals_the_average_of_the_local_models():
-    """In float64 to 1e-6 and better, for any weights of clients."""
-    rng = np.random.default_rng(2)
-    z = np.stack([Directions(40).values(s) for s in pool(16).seeds]).astype(np.float64)
-    sums, share = rng.normal(size=(3, 16)), np.array([0.2, 0.5, 0.3])
-    local = [-0.1 * a @ z for a in sums]
-    np.testing.assert_allclose(-0.1 * (share @ sums) @ z, share @ np.stack(local), rtol=1e-9)
+        mean = np.average([walk[name] for walk in walks], axis=0, weights=shares)
+        np.testing.assert_allclose(x, mean, rtol=1e-5, atol=1e-6)
 
 
 # -- runs --------------------------------------------------------------------------------------
@@ -309,6 +310,12 @@ def test_4096_seeds_and_200_steps_stay_below_18_kilobytes(tmp_path, hidden):
     assert row["up_bytes"] == 16 + 1 + (7 + 5) + (7 + 7) + 300 + 800
     assert 4 * 4096 < down <= 4 * 4096 + 120
     assert row["up_bytes"] + max(down, row["down_bytes"]) < 18_000
+
+
+def test_equal_weight_counts_every_client_alike():
+    for equal, weight in ((False, 20), (True, 1)):
+        (report,) = trained(worker(client={**CLIENT, "equal_weight": equal}), 0).reports
+        assert report.num_examples == weight
 
 
 def test_many_steps_travel_as_one_sum_for_each_seed():

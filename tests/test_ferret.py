@@ -8,13 +8,16 @@ import torch
 
 from fedsim import projection, registry, simulation, wire
 from fedsim.arrays import Arrays
-from fedsim.directions import Directions
+from fedsim.directions import Directions, truncated_variance
 from fedsim.engine.inline import InlineGrid
 from fedsim.errors import ClientError, PluginError, RunError
 from fedsim.projection import Basis, Step, allocate, choose, coefficients, cut
+from fedsim.strategies.ferret import Ferret as FerretStrategy
 from tests.engine.runs import comparable, recipe, stopped
 from tests.problems import tiny
-from tests.test_fedkseed import final_weights
+from tests.test_clients import train as trained
+from tests.test_clients import worker
+from tests.test_fedkseed import final_weights, reply
 
 CLIENT = {"name": "ferret", "learning_rate": 0.1, "batch_size": 8}
 STRATEGY = {"name": "ferret", "num_bases": 64}
@@ -130,20 +133,21 @@ def test_a_server_rate_of_zero_keeps_the_model(tmp_path):
 
 
 def test_one_vector_is_a_directional_derivative(tmp_path):
-    """T = 1, one client, K = 1: the model moves along one vector in each block."""
-    client = {**CLIENT, "local_steps": 1, "batch_size": 1000}
-    strategy = {**STRATEGY, "num_bases": 1, "bases": "run"}
-    run = simulation.run(
-        tiny(client=client, strategy=strategy, num_clients=1, num_rounds=1), out=tmp_path
-    )
+    """T = 1, one client, K = 1: each block moves by -slr <Delta, v> v / rho."""
+    local = {"local_steps": 1, "batch_size": 1000}
+    strategy = {**STRATEGY, "num_bases": 1, "bases": "run", "server_learning_rate": 0.7}
+    plan = {"num_clients": 1, "num_rounds": 1}
+    run = simulation.run(tiny(client={**CLIENT, **local}, strategy=strategy, **plan), out=tmp_path)
+    plain = simulation.run(tiny(client={**CLIENT, **local, "name": "sgd"}, **plan), out=tmp_path)
     with InlineGrid(recipe(tiny())) as grid:
         start = grid.facts["arrays"]
     seed = simulation.Seeds(3).integer("basis")
-    final = final_weights(run)
+    final, whole = final_weights(run), final_weights(plain)
     for number, name in enumerate(start):
         v = Directions(start[name].size, "truncated", stream=number + 1).values(seed)
-        moved = (final[name] - start[name]).ravel()
-        assert abs(moved @ v) == pytest.approx(np.linalg.norm(moved) * np.linalg.norm(v), rel=1e-4)
+        moved, delta = ((x[name] - start[name]).ravel() for x in (final, whole))
+        expected = 0.7 * (delta @ v) * v / truncated_variance(v.size)
+        np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow_variants
@@ -177,6 +181,41 @@ def test_rates_fall_as_asked():
         assert strategy.rate() == pytest.approx(10.0)
         strategy._round = 6
         assert strategy.rate() == pytest.approx(middle)
+
+
+def of_one_block(**options) -> FerretStrategy:
+    strategy = registry.build("strategies", {**STRATEGY, "num_bases": 2, **options})
+    strategy.initial = lambda: {"x": np.zeros(300, np.float32)}
+    strategy._weights = strategy.initial()
+    return strategy
+
+
+def steps_of(strategy: FerretStrategy) -> list[list[float]]:
+    """Coefficients of the last round, a row for each basis."""
+    return strategy.state["history"][-1][1][:, 0].tolist()
+
+
+def test_momentum_keeps_a_share_of_the_coefficients():
+    strategy = of_one_block(bases="run", server_momentum=0.5)
+    for _ in range(2):
+        table = {"coefficients": np.array([[0.25, -0.5]])}
+        strategy.server_update(strategy._weights, table, strategy.state)
+    assert steps_of(strategy) == [[0.25 * 1.5, -0.5 * 1.5]]
+
+
+def test_clients_with_bases_of_their_own_count_by_their_rows():
+    strategy = of_one_block(bases="client")
+    strategy.broadcasts(1, [0])
+    update = {"coefficients": np.array([[0.25, -0.5]])}
+    strategy.aggregate_train(1, [reply(update, 3), reply(update, 1)])
+    shares = [[0.25 * 0.75, -0.5 * 0.75], [0.25 * 0.25, -0.5 * 0.25]]
+    assert steps_of(strategy) == shares
+
+
+def test_equal_weight_counts_every_client_alike():
+    for equal, weight in ((False, 20), (True, 1)):
+        (report,) = trained(worker(client={**CLIENT, "equal_weight": equal}), 0).reports
+        assert report.num_examples == weight
 
 
 def test_long_steps_are_clipped():
