@@ -5,11 +5,13 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedsim import partners, simulation
 from fedsim.checkpoint import Checkpoints
 from fedsim.client import Client
-from fedsim.clients._zeroth import Walker, forward_only, slope
+from fedsim.clients._zeroth import Log, Walker, draw_seed, forward_only, slope
+from fedsim.clients.mezo import MeZO
 from fedsim.directions import Directions
 from fedsim.errors import PluginError
 from fedsim.scenario import load
@@ -17,7 +19,7 @@ from fedsim.strategies.fedmezo import FedMeZO, standardised
 from tests.engine.runs import comparable, stopped
 from tests.problems import tiny
 from tests.test_clients import train, worker
-from tests.test_fedkseed import client_of, final_weights
+from tests.test_fedkseed import client_of, final_weights, reply
 
 
 def vector(*values: float) -> torch.nn.Module:
@@ -78,6 +80,20 @@ def test_exact_probes_restore_every_bit_and_others_stay_within_their_bound():
             assert np.linalg.norm(error) / np.linalg.norm(before) < 2e-6
 
 
+class Allocated(TorchDispatchMode):
+    """Adds up the bytes of results with memory of their own."""
+
+    num_bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = {x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)}
+        for x in [result] if isinstance(result, torch.Tensor) else []:
+            fresh = x.untyped_storage().data_ptr() not in given
+            self.num_bytes += x.untyped_storage().nbytes() if fresh else 0
+        return result
+
+
 def test_a_step_needs_no_more_memory_than_a_forward_pass():
     """Beside the parameters: a few blocks per thread, and no graph for a backward pass."""
     module = torch.nn.Linear(2000, 1000)
@@ -92,7 +108,9 @@ def test_a_step_needs_no_more_memory_than_a_forward_pass():
     client = client_of(module, loss)
     with forward_only(client):
         walker = Walker(client, "gaussian", 1e-3, exact=False)
-        walker.probe({}, 1)
+        with Allocated() as tensors:
+            walker.probe({}, 1)
+            walker.move({1: -1e-3})
         tracemalloc.start()
         walker.probe({}, 2)
         walker.move({2: -1e-3})
@@ -100,6 +118,7 @@ def test_a_step_needs_no_more_memory_than_a_forward_pass():
         tracemalloc.stop()
     assert not any(graphs)
     assert peak < 0.1 * 4 * 2_001_000 * torch.get_num_threads()
+    assert 4 * 2 * 1000 <= tensors.num_bytes < 0.1 * 4 * 2_001_000  # two forward passes
 
 
 def transposed() -> torch.nn.Module:
@@ -158,6 +177,20 @@ def test_several_directions_are_averaged_and_weights_decay():
     np.testing.assert_array_equal(decayed["bias"], one["bias"])
     expected = one["weight"] - 0.02 * 0.5 * start["weight"]
     np.testing.assert_allclose(decayed["weight"], expected, atol=1e-6)
+
+
+def test_a_step_is_the_mean_over_its_directions():
+    """On a linear loss: -eta / 2 sum_k <c, z_k> z_k."""
+    c, module = torch.tensor([1.0, -2.0, 0.5, 3.0]), vector(0, 0, 0, 0)
+    client = client_of(module, lambda: c @ module.theta)
+    again = torch.Generator().manual_seed(0)
+    z = np.stack([Directions(4).values(draw_seed(again)) for _ in range(2)]).astype(np.float64)
+    method = MeZO(learning_rate=0.5, eps=0.1, num_directions=2)
+    with forward_only(client):
+        walker = Walker(client, "gaussian", 0.1, exact=True)
+        method.step(client, walker, {}, 0, Log())
+    expected = -0.5 / 2 * (z @ c.numpy()) @ z
+    np.testing.assert_allclose(module.theta.detach().numpy(), expected, rtol=1e-5)
 
 
 def test_a_clip_drops_steps():
@@ -250,6 +283,24 @@ def test_clients_go_by_the_rates_that_the_server_tells(tmp_path, client):
 def test_clients_with_a_rate_of_their_own_are_refused():
     with pytest.raises(PluginError, match=r"'sgd' ignores the learning-rate.*mezo, zo_adamu"):
         partners.check(tiny(client={"name": "sgd"}, strategy={"name": "fedmezo"}))
+
+
+def test_the_signal_of_model_diff_is_the_distance_from_the_mean():
+    """Deltas 0 and 4 with weights 3 and 1 have the mean 1; distances add up over tensors."""
+    strategy = FedMeZO(signal="model-diff")
+    strategy._weights = {"a": np.zeros(4, np.float32), "b": np.zeros(9, np.float32)}
+    zero = strategy._weights
+    four = {name: x + np.float32(4) for name, x in zero.items()}
+    replies = [reply(zero, 3), reply(four, 1)]
+    replies[1].metadata.src_node_id = 1
+    strategy.aggregate_train(1, replies)
+    assert strategy.state["history"] == {0: [2.0 + 3.0], 1: [3 * 2.0 + 3 * 3.0]}
+
+
+def test_the_server_steps_along_the_mean_delta():
+    strategy = FedMeZO(server_learning_rate=0.5)
+    moved = strategy.server_update({"a": np.float32([1, 2])}, {"a": np.float32([4, -4])}, {})
+    assert moved["a"].tolist() == [3.0, 0.0]
 
 
 @pytest.mark.slow_variants

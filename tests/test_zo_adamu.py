@@ -5,11 +5,14 @@ import pytest
 import torch
 
 from fedsim import registry, simulation
-from fedsim.clients.zo_adamu import PHI, ZOAdaMU, annealed
+from fedsim.arrays import Arrays
+from fedsim.clients._zeroth import Log, forward_only, memory
+from fedsim.clients.zo_adamu import PHI, ZOAdaMU, _Direction, annealed
 from fedsim.directions import Directions
 from tests.engine.runs import stopped
 from tests.problems import tiny
 from tests.test_clients import train, worker
+from tests.test_fedkseed import client_of
 from tests.test_zeroth_order import mezo
 
 
@@ -38,15 +41,19 @@ ADAMU = {"name": "zo_adamu", "learning_rate": 0.02, "batch_size": 1000, "local_s
 def test_before_t1_a_step_is_the_slope_times_the_sign():
     result = train(worker(client=ADAMU), 0)
     (report,) = result.reports
-    g = report.metrics["mean_abs_scalar"]
-    for x in result.mean.values():
-        np.testing.assert_allclose(np.abs(x), 0.02 * g, rtol=1e-2, atol=1e-6)
+    size = report.metrics["mean_abs_scalar"]
     seed = int(torch.randint(2**62, (), generator=_generator_after_batches()).item())
     z = Directions(15).values(seed)
-    moved = np.concatenate([x.ravel() for x in result.mean.values()])
-    sign = -np.sign(moved @ z)
+    down = {"name": "sgd", "learning_rate": 1.0, "batch_size": 1000, "local_steps": 1}
+    gradient = -flat(train(worker(client=down), 0).mean)
+    assert abs(gradient @ z) == pytest.approx(size, rel=1e-2)
+    g = size * np.sign(gradient @ z)
     inner = np.abs(z) > 0.05  # sigma matters elsewhere
-    np.testing.assert_allclose(moved[inner], (-0.02 * sign * g * np.sign(z))[inner], atol=1e-5)
+    np.testing.assert_allclose(flat(result.mean)[inner], (-0.02 * g * np.sign(z))[inner], atol=1e-5)
+
+
+def flat(arrays: Arrays) -> np.ndarray:
+    return np.concatenate([x.ravel() for x in arrays.values()])
 
 
 def _generator_after_batches() -> torch.Generator:
@@ -54,6 +61,31 @@ def _generator_after_batches() -> torch.Generator:
     generator = of.seeds.torch("client", 1, 0)
     torch.randperm(20, generator=generator)
     return generator
+
+
+def test_after_t1_a_step_is_that_of_the_formulas():
+    """Against float64, on a quadratic loss whose slope along p is negative."""
+    values = alpha, beta1, beta2 = 0.6, 0.3, 0.2
+    rng = np.random.default_rng(0)
+    target, m = rng.normal(size=50) * -5, rng.normal(size=50).astype(np.float32)
+    module = torch.nn.ParameterDict({"theta": torch.nn.Parameter(torch.zeros(50))})
+    goal = torch.tensor(target, dtype=torch.float32)
+    client = client_of(module, lambda: (module["theta"] - goal).square().mean())
+
+    dot = np.sqrt(alpha) * Directions(50).values(77).astype(np.float64)
+    ddot = m + np.sqrt(1 - alpha) * Directions(50, stream=1).values(77).astype(np.float64)
+    p = beta1 * dot + (1 - beta1) * ddot
+    v = beta2 * dot**2 + (1 - beta2) * ddot**2
+    g = -2 / 50 * target @ p
+    assert g < -0.1
+
+    method = ZOAdaMU(learning_rate=0.01, eps=0.1)
+    direction = _Direction(Directions(50), 77, m, values)
+    with forward_only(client):
+        method._step(client, {}, memory(client), direction, Log())
+    theta = module["theta"].detach().numpy()
+    np.testing.assert_allclose(theta, -0.01 * g * p / np.sqrt(v + 1e-8), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(direction.m, -p, rtol=1e-5, atol=1e-6)
 
 
 def test_without_momentum_and_norm_it_is_mezo():
