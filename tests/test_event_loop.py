@@ -201,6 +201,9 @@ KSEED = {
 }
 
 
+PERSONAL = {"data": {"client_test_fraction": 0.3}, "evaluate": {"personal": True}}
+
+
 def topk(feedback, density: float = 0.3) -> list:
     return [{"name": "topk", "density": density, "error_feedback": feedback}]
 
@@ -216,6 +219,7 @@ def topk(feedback, density: float = 0.3) -> list:
         (5, {"codec": {"up": topk("ef14")}, "devices": {**FLEET, "dropout": 0.3}}),
         (5, {"codec": {"up": topk({"name": "ef21", "server": "mirrors"})}}),
         (5, {"codec": {"up": [{"name": "powersgd", "rank": 1}]}}),
+        (4, {"codec": {"down": [{"name": "qsgd"}]}, **PERSONAL}),
         (5, {**KSEED}),
         (3, {**KSEED, "strategy": {**KSEED["strategy"], "pro": True, "replay": "clients"}}),
     ],

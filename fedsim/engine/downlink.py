@@ -35,30 +35,36 @@ class Downlink:
     def __init__(self, codec: Codec, seeds: Seeds, by_layer: bool = False) -> None:
         self.codec, self.seeds, self.by_layer = codec, seeds, by_layer
         self._state: dict[str, Any] = {}
-        self._sent = [0]  # bytes of all broadcasts before each one, and after the last
+        self._sent = [0]  # bytes of all numbered broadcasts before each one, and after the last
+        self._packed = 0
         self._seen: dict[int, int] = {}  # last broadcast of each client, with error feedback
         self._before: dict[int, int | None] = {}  # and the one before, till it answers
 
     def encode(self, arrays: Arrays, plan: bytes = b"", number: int | None = None) -> Broadcast:
-        """A broadcast of weights; its random draws depend on its number, the next by default."""
-        key = f"b{len(self._sent)}" if number is None else f"v{number}"
+        """A broadcast of weights; its random draws depend on its number, the next by default.
+
+        One with a number of its own, a version of the model, may be encoded once more, and does not
+        count among the others.
+        """
+        counts = number is None
+        key = f"b{len(self._sent)}" if counts else f"v{number}"
         number = len(self._sent) if number is None else number
         sender = Sender(self.seeds, number, SERVER)
         base = self._reference(arrays)
         payload = self.codec.encode(arrays, self._state, sender)
         data = np.frombuffer(payload.data, dtype=np.uint8)
         parts = {**payload.parts, **({"plan": len(plan)} if plan else {})}
-        self._sent.append(self._sent[-1] + payload.num_bytes)
+        if counts:
+            self._sent.append(self._sent[-1] + payload.num_bytes)
         layers = payload.by_array() if self.by_layer else {}
         return Broadcast(key, data, parts, base, plan, number, layers)
 
     def pack(self, vectors: Arrays) -> Broadcast:
-        """A broadcast of vectors that are not shaped like the model."""
-        number = len(self._sent)
+        """A broadcast of vectors that are not shaped like the model: no draws, no number."""
+        self._packed += 1
         payload = wire.pack(vectors)
-        self._sent.append(self._sent[-1] + payload.num_bytes)
         data = np.frombuffer(payload.data, dtype=np.uint8)
-        return Broadcast(f"b{number}", data, payload.parts, number=number, packed=True)
+        return Broadcast(f"p{self._packed}", data, payload.parts, packed=True)
 
     def charge(self, report: Report, broadcast: Broadcast) -> None:
         """Enter into a client's report what it was sent, with what it needed besides."""
