@@ -268,6 +268,9 @@ class Simulation:
             "clients/completed": sum(r.status == "ok" for r in reports),
             "clients/failed": failed,
         }
+        if reports and all(r.status == "oom" for r in reports):
+            what = "no client's device can hold the model; the weights stay as they are"
+            log.warning("round %d: %s", server_round, what)
         share = failed / max(1, len(reports))
         if self.events:
             record |= self.events.close_round() | totals(reports)

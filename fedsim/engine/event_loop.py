@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -32,6 +32,9 @@ log = logging.getLogger("fedsim.clients")
 LONGEST_WAIT_S = 30 * 86400.0
 FEWEST_LANDINGS = 20
 """Failures are judged over at least so many of the latest landings."""
+MOST_LOST = 1000
+"""So many landings in a row, or ten for each client at work if that is more, may bring no answer;
+where nine in ten clients drop out, that many never do."""
 
 
 class Timetable(Protocol):
@@ -87,6 +90,7 @@ class EventLoop:
         self.version = self._started = 0
         self.staleness: list[int] = []
         self._failures: deque[bool] = deque(maxlen=FEWEST_LANDINGS)
+        self._lost: Counter[str] = Counter()  # statuses of landings since the last answer
 
     def until_update(self, most_failures: float) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Go on to the next server update; returns the new weights and the clients' mean metrics.
@@ -96,7 +100,7 @@ class EventLoop:
                 without weights.
 
         Raises:
-            RunError: Nobody is at work and nobody will be.
+            RunError: Nobody is at work and nobody will be, or nobody's answer arrives.
         """
         metrics, self.staleness = WeightedMetrics(), []
         while self.failed_fraction <= most_failures:
@@ -114,6 +118,7 @@ class EventLoop:
             if (arrays := self._receive(flight, metrics)) is not None:
                 self.version += 1
                 return arrays, metrics.result()
+            self._check_lost()
         return None, None
 
     @property
@@ -191,16 +196,31 @@ class EventLoop:
         staleness = self.version - flight.version
         self.staleness.append(staleness)
         (report,) = flight.result.reports
-        self._failures.append(report.status == "failed")
         version = self.versions[flight.version]
         block = flight.block(residuals=self.grid.residuals_of([flight.client]))  # as at its start
         reply = self.grid.answer(block, flight.result, version.broadcast, version.sent)
         self.versions.release(flight.version)
+        self._failures.append(report.status == "failed")
         report.metrics["staleness"] = staleness
-        if not reply.has_error():
+        if reply.has_error():
+            self._lost[report.status] += 1
+        else:
+            self._lost.clear()
             numbers = next(iter(reply.content.metric_records.values()))
             metrics.update(numbers, float(numbers[NUM_EXAMPLES]))  # type: ignore[arg-type]
         return self.strategy.receive(with_base(reply, version.sent), staleness)
+
+    def _check_lost(self) -> None:
+        count = self._lost.total()
+        if count >= max(MOST_LOST, 10 * self.strategy.concurrency):
+            ended = ", ".join(f"{n} {status}" for status, n in self._lost.most_common())
+            raise RunError(
+                f"at {self.now:.0f} s of virtual time the last {count} clients at work gave no "
+                f"answer: {ended}",
+                hint="Where they are out of memory (oom), take a smaller model, smaller batches or "
+                "other devices: `fedsim plan` says which ones fit. Otherwise look at "
+                "devices.dropout and devices.availability",
+            )
 
     # -- checkpoints ---------------------------------------------------------------------------
 
