@@ -76,9 +76,10 @@ def run(
         reporter = tracked(scenario.trackers, reporter)
         split = partition.make(scenario, scenario.seed)
         strategy = build_strategy(scenario, split.num_clients)
-        folder = RunFolder.create(out, scenario, source)
         recipe = Recipe(scenario, split.ownership, scenario.seed)
-        return _execute(Simulation(recipe, strategy, folder, reporter, workers), None)
+        world = World.of(recipe)
+        folder = RunFolder.create(out, scenario, source)
+        return _execute(Simulation(recipe, strategy, world, folder, reporter, workers), None)
 
 
 def resume(path: Path, *, reporter: Reporter | None = None) -> Run:
@@ -98,9 +99,10 @@ def resume(path: Path, *, reporter: Reporter | None = None) -> Run:
         reporter = tracked(scenario.trackers, reporter)
         split = partition.make(scenario, scenario.seed)
         strategy = build_strategy(scenario, split.num_clients)
-        folder = RunFolder.reopen(path, saved.server_round)
         recipe = Recipe(scenario, split.ownership, scenario.seed)
-        return _execute(Simulation(recipe, strategy, folder, reporter, launch), saved)
+        world = World.of(recipe)
+        folder = RunFolder.reopen(path, saved.server_round)
+        return _execute(Simulation(recipe, strategy, world, folder, reporter, launch), saved)
 
 
 def _execute(simulation: Simulation, saved: Checkpoint | None) -> Run:
@@ -137,12 +139,13 @@ class Simulation:
         self,
         recipe: Recipe,
         strategy: Strategy,
+        world: World | None,
         folder: RunFolder,
         reporter: Reporter,
         launch: Launch | None,
     ) -> None:
         self.launch = launch
-        self.recipe, self.strategy = recipe, strategy
+        self.recipe, self.strategy, self.world = recipe, strategy, world
         self.folder, self.reporter = folder, reporter
         self.scenario = recipe.scenario
         self.seeds = Seeds(recipe.seed)
@@ -150,7 +153,6 @@ class Simulation:
         self.records: list[Record] = []
         self.key_metric = ("eval/loss", "min")
         self.weights: Arrays | None = None
-        self.world = World.of(recipe)
         self.events: EventLoop | None = None
         self.checkpoints = Checkpoints(folder.path, self.scenario.checkpoint.keep)
 
