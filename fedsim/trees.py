@@ -23,6 +23,8 @@ from fedsim.errors import OutputError, PayloadError
 Tensors = dict[str, NDArray[Any]]
 _SENSELESS = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError)
 """What reading leads to where something else stands than ``pack`` wrote."""
+STORED = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64"
+"""Names of the dtypes that safetensors stores."""
 RECORDS = {"ArrayRecord": ArrayRecord, "MetricRecord": MetricRecord, "ConfigRecord": ConfigRecord}
 
 
@@ -77,14 +79,20 @@ def load(path: Path) -> Any:
 
 
 def pack(value: Any, tensors: Tensors) -> Any:
-    """A JSON tree in which arrays are replaced by names in ``tensors``, which is filled."""
+    """A JSON tree in which arrays are replaced by names in ``tensors``, which is filled.
+
+    Raises:
+        TypeError: The value holds an object that has no place in such a file.
+    """
     if isinstance(value, np.generic):  # kept apart from Python's numbers: it decides dtypes
         return {"scalar": pack(np.asarray(value), tensors)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.ndarray):
+        if value.dtype.name not in STORED.split():
+            raise TypeError(f"an array of {value.dtype} has no place in a checkpoint")
         name = str(len(tensors))
-        tensors[name] = np.ascontiguousarray(value)
+        tensors[name] = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
         return {"array": name, "shape": list(value.shape)}
     if isinstance(value, bytes):
         return {"bytes": value.hex()}

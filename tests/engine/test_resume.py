@@ -12,6 +12,7 @@ from fedsim.engine.states import ClientStates
 from fedsim.errors import OutputError, PayloadError
 from fedsim.progress import Reporter
 from fedsim.results import Run
+from fedsim.strategies.fedavg import FedAvg
 from tests.engine.runs import STOCK, comparable, outcome, six_rounds, stopped, stopping_after
 from tests.problems import tiny
 
@@ -201,6 +202,7 @@ VALUES = {
     "nested": {"a": [1, 2.5, None, True, "x", (1, 2)], 7: {"b": b"\x00\xff"}},
     "arrays": {"f": np.float32([1, np.nan]), "e": np.zeros((0, 3)), "s": np.array(2, np.int8)},
     "strided": np.arange(10)[::2],
+    "of other machines": np.arange(10, dtype=">i4"),
     "scalars": [np.float64(1.5), np.float32(0.1), np.int64(3)],
     "records": RecordDict(
         {
@@ -233,9 +235,36 @@ def _plain(value):
     return value
 
 
-def test_trees_refuse_objects():
+OBJECTS = [
+    object(),
+    np.array(["a"]),
+    np.array([b"a"]),
+    np.array([None]),
+    np.zeros(2, np.longdouble),
+    np.zeros(2, "datetime64[s]"),
+]
+
+
+@pytest.mark.parametrize("value", OBJECTS)
+def test_trees_refuse_objects(value):
     with pytest.raises(TypeError, match="no place in a checkpoint"):
-        trees.pack({"x": object()}, {})
+        trees.pack({"x": value}, {})
+
+
+class Named(FedAvg):
+    """Has attributes that cannot be written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names, self.rest = np.array(["a", "b"]), object()
+
+
+def test_checkpoints_leave_out_attributes_that_cannot_be_written_and_say_so(tmp_path):
+    scenario = six_rounds(strategy={"name": "tests.engine.test_resume:Named"}, num_rounds=2)
+    run = simulation.run(scenario, out=tmp_path)
+    assert run.status == "done"
+    for name, why in (("names", "an array of <U1"), ("rest", "object")):
+        assert f"checkpoints leave out Named.{name}: {why}" in "\n".join(run.events)
 
 
 @pytest.mark.parametrize("position", [0, 9, 60, 200, -1])
