@@ -1,18 +1,44 @@
-"""What happens beside the rounds of a run: warnings that are recorded, and Ctrl-C."""
+"""What happens beside the rounds of a run: its lock, warnings that are recorded, and Ctrl-C."""
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from fedsim.errors import OutputError
 from fedsim.progress import Reporter
-from fedsim.results import RunFolder
+from fedsim.results import RunFolder, writing
 
 log = logging.getLogger("fedsim")
+
+
+@contextmanager
+def at_work(path: Path) -> Iterator[None]:
+    """Hold the lock of a run folder, which ends with the process; none where files have no locks.
+
+    Raises:
+        OutputError: Another run holds it.
+    """
+    with writing(path):
+        file = (path / "events.log").open("ab")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                "is at work in another process",
+                where=str(path),
+                hint="Wait for its end, or stop it, before you resume it",
+            ) from None
+        except OSError as error:
+            log.debug("%s is not locked: %s", path, error)
+        yield
 
 
 @contextmanager

@@ -52,17 +52,15 @@ if TYPE_CHECKING:
     from fedsim.scenario import Scenario
 
 __all__ = [
-    "Record",
     "Run",
     "RunFolder",
     "find_runs",
-    "identity",
     "is_run_folder",
-    "summarise",
     "write_text",
     "writing",
 ]
 
+log = logging.getLogger("fedsim")
 STATUSES = ("running", "done", "failed", "interrupted")
 MARKERS = ("STATUS", "rounds.jsonl", "resolved.yaml")
 """A folder with one of these files is a run folder."""
@@ -123,15 +121,17 @@ class RunFolder:
         Raises:
             OutputError: The folder cannot be read or written.
         """
-        folder = cls(path)
+        folder, problems = cls(path), list[str]()
         for name in ("rounds.jsonl", "clients.jsonl"):
-            kept = [r for r in read_rounds(path / name, []) if r["round"] <= last_round]
+            kept = [r for r in read_rounds(path / name, problems) if r["round"] <= last_round]
             write_text(path / name, "".join(f"{dumps(record)}\n" for record in kept))
         (path / "summary.json").unlink(missing_ok=True)
         for torn in (*path.glob(".*.tmp"), *path.glob("checkpoints/.*.tmp")):
             torn.unlink(missing_ok=True)  # its writer was killed
         write_text(path / "STATUS", "running\n")
         folder.event("INFO", f"resumed after round {last_round}")
+        for problem in problems:
+            log.warning("%s: %s", path, problem)
         return folder
 
     def add_round(self, record: Record) -> None:

@@ -30,7 +30,7 @@ from fedsim.engine.worker import Recipe
 from fedsim.engine.world import World, columns, totals
 from fedsim.errors import OutputError, RunError
 from fedsim.event_strategy import EventStrategy
-from fedsim.events import polite_interrupt, recorded
+from fedsim.events import at_work, polite_interrupt, recorded
 from fedsim.ledger import Ledger
 from fedsim.models import catalogue, execution
 from fedsim.progress import Reporter
@@ -79,30 +79,33 @@ def run(
         recipe = Recipe(scenario, split.ownership, scenario.seed)
         world = World.of(recipe)
         folder = RunFolder.create(out, scenario, source)
-        return _execute(Simulation(recipe, strategy, world, folder, reporter, workers), None)
+        with at_work(folder.path):
+            return _execute(Simulation(recipe, strategy, world, folder, reporter, workers), None)
 
 
 def resume(path: Path, *, reporter: Reporter | None = None) -> Run:
     """Continue a run from its last checkpoint, to the same bits as without the interruption.
 
     Raises:
-        OutputError: The folder holds no checkpoint, or the run is finished.
+        OutputError: The folder holds no checkpoint, or the run is finished or still at work.
         FedsimError: As for ``run``.
     """
     found = Run.open(path)
     scenario = load(path / "resolved.yaml")
     if found.status == "done":
         raise OutputError("is finished", where=str(path), hint="There is nothing to resume")
-    with recorded(RunFolder(path), reporter or Reporter()):
-        saved = Checkpoints(path, scenario.checkpoint.keep).latest()
-    with launched(scenario) as launch:
-        reporter = tracked(scenario.trackers, reporter)
-        split = partition.make(scenario, scenario.seed)
-        strategy = build_strategy(scenario, split.num_clients)
-        recipe = Recipe(scenario, split.ownership, scenario.seed)
-        world = World.of(recipe)
-        folder = RunFolder.reopen(path, saved.server_round)
-        return _execute(Simulation(recipe, strategy, world, folder, reporter, launch), saved)
+    with at_work(path):
+        with recorded(RunFolder(path), reporter or Reporter()):
+            saved = Checkpoints(path, scenario.checkpoint.keep).latest()
+        with launched(scenario) as launch:
+            reporter = tracked(scenario.trackers, reporter)
+            split = partition.make(scenario, scenario.seed)
+            strategy = build_strategy(scenario, split.num_clients)
+            recipe = Recipe(scenario, split.ownership, scenario.seed)
+            world = World.of(recipe)
+            with recorded(RunFolder(path), reporter):
+                folder = RunFolder.reopen(path, saved.server_round)
+            return _execute(Simulation(recipe, strategy, world, folder, reporter, launch), saved)
 
 
 def _execute(simulation: Simulation, saved: Checkpoint | None) -> Run:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedsim.results import Record, Run, RunFolder, identity, summarise
+from fedsim.records import Record, identity, summarise
+from fedsim.results import Run, RunFolder
 from fedsim.scenario import Scenario
 
 

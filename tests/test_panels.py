@@ -27,7 +27,8 @@ from fedsim.dashboards import (
 )
 from fedsim.dashboards.costs import BYTES, ENERGY, VIRTUAL, comparable
 from fedsim.dashboards.panel import NothingToShow
-from fedsim.results import Record, Run, RunFolder
+from fedsim.records import Record
+from fedsim.results import Run, RunFolder
 from tests.run_folders import make_full_run, make_run, scenario
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from fedsim import compare, records
 from fedsim.errors import OutputError
-from fedsim.results import Run, RunFolder, find_runs, identity, summarise, write_text
+from fedsim.records import identity, summarise
+from fedsim.results import Run, RunFolder, find_runs, write_text
 from tests.run_folders import make_run, round_records, scenario
 
 

@@ -19,7 +19,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedsim.results import Record, RunFolder, identity, summarise
+from fedsim.records import Record, identity, summarise
+from fedsim.results import RunFolder
 from tests.run_folders import scenario
 
 STATUSES, SHARES = ("ok", "late", "failed", "oom"), (950, 40, 10, 3)

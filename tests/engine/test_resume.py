@@ -1,5 +1,7 @@
 """Checkpoints: a run that was stopped anywhere continues to the same bits."""
 
+import errno
+import fcntl
 import signal
 from pathlib import Path
 
@@ -147,6 +149,45 @@ def test_a_torn_last_line_is_no_obstacle(tmp_path, name):
     path = folder / name
     path.write_bytes(path.read_bytes()[:-25])
     assert outcome(simulation.resume(folder)) == outcome(whole)
+
+
+@pytest.mark.parametrize("name", ["rounds.jsonl", "clients.jsonl"])
+def test_a_damaged_line_of_an_earlier_round_is_told(tmp_path, name):
+    folder = stopped(six_rounds(), tmp_path, 4)
+    path = folder / name
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0], lines[1][:20] + "\n", *lines[2:]]))
+    run = simulation.resume(folder)
+    assert f"WARNING fedsim: {folder}: {name}:2 is not a record" in "\n".join(run.events)
+
+
+class Resuming(Reporter):
+    """Tries to resume the run that is at work."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.refusal = out, ""
+
+    def round_begins(self, server_round, num_clients):
+        (folder,) = self.out.glob("tiny/*")
+        with pytest.raises(OutputError) as caught:
+            simulation.resume(folder)
+        self.refusal = str(caught.value)
+
+
+def test_a_run_at_work_cannot_be_resumed_by_another(tmp_path):
+    whole = simulation.run(six_rounds(), out=tmp_path / "whole")
+    reporter = Resuming(tmp_path / "runs")
+    run = simulation.run(six_rounds(), out=tmp_path / "runs", reporter=reporter)
+    assert "is at work in another process" in reporter.refusal
+    assert outcome(run) == outcome(whole)
+
+
+def test_folders_without_locks_are_no_obstacle(tmp_path, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert simulation.resume(stopped(six_rounds(), tmp_path, 4)).status == "done"
 
 
 def test_there_may_be_nothing_to_resume(tmp_path):
