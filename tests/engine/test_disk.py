@@ -1,5 +1,6 @@
 """Full disks, unwritable folders, no memory: a clear error, and what was written stays whole."""
 
+import errno
 import os
 import resource
 import shutil
@@ -98,6 +99,29 @@ def test_a_run_that_cannot_write_stops_and_is_resumed(tmp_path, name):
     assert [r["round"] for r in Run.open(folder).rounds][:4] == [0, 1, 2, 3]
     resumed = simulation.resume(folder)
     assert resumed.status == "done"
+    assert outcome(resumed) == outcome(whole)
+
+
+@pytest.mark.parametrize("file", ["-4.safetensors", "round-000004.safetensors"])
+def test_a_disk_that_fills_while_states_or_checkpoints_are_half_written(
+    tmp_path, monkeypatch, file
+):
+    def full(number):
+        if file in os.readlink(f"/proc/self/fd/{number}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    scenario = six_rounds(engine={"client_state_mb": 1e-6})  # every state is spilled
+    whole = simulation.run(scenario, out=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match=r"safetensors: .*No space left") as stop:
+            simulation.run(scenario, out=tmp_path / "runs")
+    assert stop.value.exit_code == 3
+    (folder,) = tmp_path.glob("runs/tiny/*")
+    assert Run.open(folder).status == "failed"
+    assert not list(folder.rglob("*.tmp"))
+    resumed = simulation.resume(folder)
+    assert "resumed after round 3" in "\n".join(resumed.events)
     assert outcome(resumed) == outcome(whole)
 
 
