@@ -11,6 +11,7 @@ import ast
 import importlib
 import inspect
 import re
+import sys
 import traceback
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from functools import cache
 from importlib.metadata import EntryPoints, entry_points
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast, get_type_hints
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -197,11 +199,7 @@ class Option:
 
 def options(target: Callable[..., Any]) -> dict[str, Option]:
     """The named arguments that a plug-in's constructor (or a factory function) takes."""
-    function = target.__init__ if inspect.isclass(target) else target
-    try:
-        hints = get_type_hints(function, include_extras=True)
-    except NameError:  # names imported for type checkers only
-        hints = {}
+    hints = _hints(target)
     result = {}
     for name, parameter in inspect.signature(target).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -210,6 +208,26 @@ def options(target: Callable[..., Any]) -> dict[str, Option]:
         default = None if required else parameter.default
         result[name] = Option(name, hints.get(name, Any), default, required)
     return result
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """Types of the arguments, each read in the module where it is written.
+
+    A dataclass makes its constructor in its own module, from fields of its parents in theirs.
+    """
+    parents = inspect.getmro(target) if inspect.isclass(target) else ()
+    function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
+    own = getattr(function, "__globals__", {})
+    found = {}
+    for name, written in inspect.get_annotations(function).items():
+        homes = [p for p in parents if inspect.get_annotations(p).get(name) == written]
+        space = vars(sys.modules[homes[0].__module__]) if homes else own
+        try:
+            one = SimpleNamespace(__annotations__={name: written})
+            found |= get_type_hints(one, space, include_extras=True)
+        except NameError:  # imported for type checkers only
+            continue
+    return found
 
 
 def check_options(

@@ -111,6 +111,31 @@ PLUGINS: dict[str, Change] = {
         "  learning_rate_schedule: cosin  # <-\n",
         ("must be 'constant', 'linear' or 'cosine', not 'cosin'",),
     ),
+    "an inherited option of the wrong type": (
+        f"name: sgd\n{RATE}",
+        "name: fedprox\n  learning_rate: abc  # <-\n",
+        ("option 'learning_rate' of client 'fedprox' must be a valid number, not 'abc'",),
+    ),
+    "an inherited option out of range": (
+        f"name: sgd\n{RATE}",
+        "name: fedprox\n  learning_rate: -0.5  # <-\n",
+        ("option 'learning_rate' of client 'fedprox' must be greater than 0, not -0.5",),
+    ),
+    "an inherited option that is no whole number": (
+        f"name: sgd\n{RATE}",
+        "name: fedprox\n  local_steps: 2.7  # <-\n",
+        ("option 'local_steps' of client 'fedprox' must be a valid integer",),
+    ),
+    "an option beside inherited ones": (
+        f"name: sgd\n{RATE}",
+        "name: fedprox\n  proximal_mu: -1  # <-\n",
+        ("option 'proximal_mu' of client 'fedprox' must be greater than or equal to 0, not -1",),
+    ),
+    "an inherited option of one's own class": (
+        f"name: sgd\n{RATE}",
+        'name: "inherits:Child"\n  learning_rate: abc  # <-\n',
+        ("option 'learning_rate' of client 'inherits:Child' must be a valid number",),
+    ),
     "an option merged in": (
         "client:\n  name: sgd\n",
         "client:\n  <<: {name: sgd, batch_sze: 3}  # <-\n",

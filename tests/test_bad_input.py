@@ -20,6 +20,10 @@ PLUGIN_FILES = {
     "syntax_at_import": "def f(:\n",
     "exits_at_import": "import sys; sys.exit(4)\n",
     "sends_seeds": "from fedsim.clients.sgd import SGD\nclass Sender(SGD):\n    sends = 'seeds'\n",
+    "inherits": "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    "from typing import TYPE_CHECKING\nfrom fedsim.clients.sgd import SGD\n"
+    "if TYPE_CHECKING:\n    from nowhere import Unknown\n"
+    "@dataclass(kw_only=True)\nclass Child(SGD):\n    mine: Unknown | None = None\n",
     "bring_texts": "from datasets import Dataset\ndef texts():\n"
     "    return Dataset.from_dict({'text': ['a', 'b'] * 60, 'label': [0, 1] * 60})\n",
 }

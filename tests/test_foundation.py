@@ -2,7 +2,7 @@
 
 import pickle
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
@@ -136,6 +136,7 @@ def test_every_plugin_file_holds_one_documented_plugin(kind):
         documented = "".join(c.__doc__ or "" for c in target.__mro__)
         for option in registry.options(target).values():
             assert f"{option.name}:" in documented, (entry.name, option.name)
+            assert option.annotation is not Any, (entry.name, option.name)
 
 
 def test_unknown_plugins_name_the_nearest():
