@@ -82,11 +82,36 @@ def shipped_scenarios() -> list[Path]:
 
 
 def read(path: Path, overrides: Iterable[str] = ()) -> Layer:
-    """Read a scenario file, its parents and dotted overrides into one layer."""
+    """Read a scenario file, its parents and dotted overrides into one layer.
+
+    Raises:
+        ScenarioError: A file or an override is wrong, or an override undoes one before it.
+    """
     layer = _read_file(path, ())
+    given: dict[str, str] = {}
     for override in overrides:
         layer = merge(layer, _read_override(override))
+        name = override.partition("=")[0].strip()
+        undone = [k for k in given if k != name and not _holds(layer.values, tuple(k.split(".")))]
+        if undone and name not in given:
+            raise ScenarioError(
+                f"leaves nothing of '{given[undone[0]]}', which stands before it: a part that is "
+                "named anew keeps no options",
+                where=f"override '{override}'",
+                hint="Put the name first, then its options",
+            )
+        given[name] = override
     return layer
+
+
+def depth(name: str) -> int:
+    """How deep a dotted key is; one that names its section counts as the section.
+
+    >>> depth("client.learning_rate"), depth("client.name"), depth("client")
+    (2, 1, 1)
+    """
+    parts = name.split(".")
+    return len(parts) - (parts[-1] in IDENTITY)
 
 
 def merge(base: Layer, top: Layer) -> Layer:

@@ -71,8 +71,9 @@ def plan(file: Path, overrides: Sequence[str]) -> list[Trial]:
             hint="Add one, such as sweep: {grid: {client.learning_rate: [0.01, 0.1]}}",
         )
     found: dict[str, Trial] = {}
+    others = [o for o in overrides if o.partition("=")[0].split(".")[0].strip() != "sweep"]
     for values in whole.sweep.values(Seeds(whole.seed)):
-        scenario = load(file, [*overrides, *as_overrides(values), "sweep="])
+        scenario = load(file, [*others, *as_overrides(values), "sweep="])
         for seed in scenario.seeds or (scenario.seed,):
             one = scenario.model_copy(update={"seed": seed, "seeds": ()})
             found.setdefault(_identity(_record(one)), Trial(values, one))

@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import Field, PositiveInt, model_validator
 
 from fedsim.errors import ScenarioError
+from fedsim.layers import depth
 from fedsim.sections import Section
 from fedsim.seeds import Seeds
 
@@ -115,9 +116,9 @@ def _drawn(options: list[Any] | Range, generator: np.random.Generator) -> Any:
 
 
 def as_overrides(values: Values) -> list[str]:
-    """A trial's values as they would be written on the command line.
+    """A trial's values as they would be written on the command line, names before their options.
 
-    >>> as_overrides({"codec.up": {"name": "topk", "density": 0.1}, "num_rounds": 3})
-    ['codec.up={"name": "topk", "density": 0.1}', 'num_rounds=3']
+    >>> as_overrides({"codec.up.density": 0.1, "codec.up": "topk"})
+    ['codec.up="topk"', 'codec.up.density=0.1']
     """
-    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    return [f"{key}={json.dumps(values[key])}" for key in sorted(values, key=depth)]

@@ -171,6 +171,16 @@ def test_a_bad_override_is_named(fedsim, override, says):
     assert says in paragraph
 
 
+@pytest.mark.parametrize("later", ["client.name=fedprox", "client={name: fedprox}"])
+def test_an_override_that_undoes_one_before_it(fedsim, later):
+    write(GOOD)
+    paragraph = fedsim.refuses("validate", "bad.yaml", "client.learning_rate=0.5", later)
+    assert paragraph.startswith(f"override '{later}': leaves nothing of 'client.learning_rate=0.5'")
+    assert "Put the name first" in paragraph
+    assert fedsim("validate", "bad.yaml", later, "client.learning_rate=0.5")[0] == 0
+    assert fedsim("validate", "bad.yaml", "client.batch_size=4", "client.name=sgd")[0] == 0
+
+
 # While running
 
 

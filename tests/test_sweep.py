@@ -82,6 +82,17 @@ def test_a_failed_trial_stops_no_other_and_is_tried_again(fedsim):
     assert out.count("finished before") == 2
 
 
+def test_options_hold_for_every_name_wherever_they_stand_in_the_grid(fedsim, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(GOOD)
+    rates = "{strategy.server_learning_rate: [0.1, 0.5], strategy: [fedavg, fedavgm]}"
+    trials = sweep.plan(tmp_path / "tiny.yaml", [f"sweep.grid={rates}"])
+    sections = [trial.scenario.strategy.section for trial in trials]
+    assert [(s["name"], s["server_learning_rate"]) for s in sections] == [
+        ("fedavg", 0.1), ("fedavgm", 0.1), ("fedavg", 0.5), ("fedavgm", 0.5),
+    ]  # fmt: skip
+    assert trials[0].label == "server_learning_rate=0.1, strategy=fedavg, seed 3"
+
+
 REFUSED = {
     "sweep.grid={client.learning_rte: [1]}": ("learning_rte", "Did you mean 'learning_rate'?"),
     "sweep.grid={client.batch_size: [8, -1]}": ("client.batch_size=-1",),
