@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,12 @@ ENGINE_SUPPLIED = {
 """Arguments of Flower strategies that the scenario's own keys decide."""
 PACKED_KINDS = ("seeds", "projection")
 """Kinds of update that are packed by their method, not by the scenario's codecs."""
+FLOWER = "flwr.serverapp.strategy:"
+CLIPPING_MODS = {
+    "DifferentialPrivacyClientSideFixedClipping": "flwr.clientapp.mod:fixedclipping_mod",
+    "DifferentialPrivacyClientSideAdaptiveClipping": "flwr.clientapp.mod:adaptiveclipping_mod",
+}
+"""Wrappers of Flower that leave clipping to the clients, with the mod that clips."""
 
 
 def check(scenario: Scenario) -> None:
@@ -53,6 +60,7 @@ def check(scenario: Scenario) -> None:
     if getattr(strategy, "overlaps", False):
         _check_overlap(scenario)
     _check_mods(client, scenario)
+    _check_clients_part(client, scenario.strategy.section, ("strategy",), scenario)
     _check_kinds(client, strategy, scenario)
     _check_told(client, strategy, scenario)
     _check_packing(client, scenario)
@@ -119,6 +127,37 @@ def _check_mods(client: Any, scenario: Scenario) -> None:
             key=("mods",),
             hint="Give them to the ClientApp itself: ClientApp(mods=[...])",
         )
+
+
+def _check_clients_part(
+    client: Any, section: Mapping[str, Any], key: tuple[str | int, ...], scenario: Scenario
+) -> None:
+    """A strategy of Flower that does half of its method needs clients that do the other half."""
+    strategy = registry.find("strategies", section["name"])
+    if not inspect.isclass(strategy) or not registry.is_factory(client):
+        return  # a ClientApp brings its own
+    mods = [registry.import_object(mod) for mod in scenario.mods]
+    for wrapper, name in CLIPPING_MODS.items():
+        around = registry.import_object(f"{FLOWER}{wrapper}")
+        if issubclass(strategy, around) and registry.import_object(name) not in mods:
+            raise PluginError(
+                f"strategy '{section['name']}' adds noise to updates that clients clip, and no mod "
+                "clips them",
+                key=key,
+                hint=f'Add mods: ["{name}"]',
+            )
+    others = set(registry.available("clients")) - {"fedprox"}
+    prox = registry.import_object(f"{FLOWER}FedProx")
+    if issubclass(strategy, prox) and scenario.client.name in others:
+        raise PluginError(
+            f"strategy '{section['name']}' leaves the proximal term to the clients, and client "
+            f"'{scenario.client.name}' has none",
+            key=key,
+            hint="Set client: {name: fedprox}, or strategy: fedavg",
+        )
+    for name, inner in section.items():
+        if isinstance(inner, Mapping) and "name" in inner:
+            _check_clients_part(client, inner, (*key, name), scenario)
 
 
 ROUND_RULES = ("deadline_s", "over_selection", "min_replies", "selection", "server.round_s")

@@ -229,6 +229,31 @@ PLUGINS: dict[str, Change] = {
             "Strategies that fit: fedbuff_kseed, fedkseed",
         ),
     ),
+    "noise for updates that nobody clips": (
+        STRATEGY,
+        f'  name: "{FLOWER}DifferentialPrivacyClientSideFixedClipping"\n  noise_multiplier: 1.0\n'
+        "  clipping_norm: 1.0\n  num_sampled_clients: 6\n  strategy: {name: fedavg}\n",
+        ("bad.yaml:18: ", "no mod clips", 'mods: ["flwr.clientapp.mod:fixedclipping_mod"]'),
+    ),
+    "noise for updates that another mod clips": (
+        STRATEGY,
+        f'  name: "{FLOWER}DifferentialPrivacyClientSideAdaptiveClipping"\n'
+        "  noise_multiplier: 1.0\n  num_sampled_clients: 6\n  strategy: {name: fedavg}\n"
+        'mods: ["flwr.clientapp.mod:fixedclipping_mod"]\n',
+        ("no mod clips", 'mods: ["flwr.clientapp.mod:adaptiveclipping_mod"]'),
+    ),
+    "a proximal term that no client adds": (
+        STRATEGY,
+        f'  name: "{FLOWER}FedProx"\n  proximal_mu: 0.1\n',
+        ("leaves the proximal term to the clients", "client 'sgd' has none", "{name: fedprox}"),
+    ),
+    "a proximal term within a wrapper": (
+        STRATEGY,
+        f'  name: "{FLOWER}DifferentialPrivacyServerSideFixedClipping"\n  noise_multiplier: 1.0\n'
+        f'  clipping_norm: 1.0\n  num_sampled_clients: 6\n  strategy: {{name: "{FLOWER}FedProx", '
+        "proximal_mu: 0.1}\n",
+        ("leaves the proximal term to the clients",),
+    ),
     "a mod that is not there": (
         END,
         f'{END}mods:\n  - "flwr.clientapp.mod:fixedcliping_mod"  # <-\n',

@@ -83,6 +83,7 @@ MODS = {
     "DifferentialPrivacyClientSideFixedClipping": ["flwr.clientapp.mod:fixedclipping_mod"],
     "DifferentialPrivacyClientSideAdaptiveClipping": ["flwr.clientapp.mod:adaptiveclipping_mod"],
 }
+CLIENTS = {"FedProx": {"client": {"name": "fedprox", "learning_rate": 0.1, "batch_size": 8}}}
 TREES = ("FedXgbBagging", "FedXgbCyclic")
 
 
@@ -93,7 +94,8 @@ def test_the_tables_name_every_stock_strategy():
 
 @pytest.mark.parametrize("name", STOCK_OPTIONS)
 def test_every_stock_strategy_runs_unchanged(tmp_path, name):
-    scenario = tiny(strategy={"name": STOCK + name, **STOCK_OPTIONS[name]})
+    strategy = {"name": STOCK + name, **STOCK_OPTIONS[name]}
+    scenario = tiny(strategy=strategy, **CLIENTS.get(name, {}))
     run = simulation.run(scenario, out=tmp_path)
     assert run.summary["exit_code"] == 0
     assert run.rounds[-1]["eval/loss"] < run.rounds[0]["eval/loss"]
