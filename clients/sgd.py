@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from fedsim.client import Client, ClientMethod, Update
@@ -58,7 +58,7 @@ class SGD(ClientMethod):
     batch_size: PositiveInt = 16
     max_grad_norm: PositiveFloat | None = None
     learning_rate_schedule: Schedule = "constant"
-    final_learning_rate: float = 0.0
+    final_learning_rate: NonNegativeFloat = 0.0
 
     def __post_init__(self) -> None:
         if self.local_steps is not None and self.max_local_steps is not None:

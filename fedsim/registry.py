@@ -281,7 +281,8 @@ def _convert(option: Option, value: Any, label: str) -> Any:
 
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
     try:
-        return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+        config = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+        return TypeAdapter(annotation, config=config)
     except PydanticUserError:  # a pydantic model or dataclass brings its own configuration
         return TypeAdapter(annotation)
 

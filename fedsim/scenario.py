@@ -34,6 +34,7 @@ from fedsim.errors import FedsimError, Key, ScenarioError
 from fedsim.sections import NamedPlugin as NamedPlugin
 from fedsim.sections import Plugin as Plugin
 from fedsim.sections import Section as Section
+from fedsim.sections import UnlikeSeeds
 from fedsim.trials import SweepSection
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -242,7 +243,7 @@ class Scenario(Section):
     """Names the folder of runs; the file's name by default."""
     seed: NonNegativeInt = 0
     """Root of all random numbers."""
-    seeds: tuple[NonNegativeInt, ...] = ()
+    seeds: UnlikeSeeds = ()
     """Repeat the run with each of these seeds."""
     tags: tuple[str, ...] = ()
     """Words to find the run by."""

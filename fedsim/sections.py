@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, NonNegativeInt
+
+from fedsim.errors import ScenarioError
 
 
 class Section(BaseModel):
     """A part of a scenario, or of another YAML file, with a fixed set of keys."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
 
@@ -40,3 +46,14 @@ def named(value: Any) -> Any:
 
 
 NamedPlugin = Annotated[Plugin, BeforeValidator(named, json_schema_input_type=Plugin | str)]
+
+
+def _unlike(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    for seed in seeds:
+        if seeds.count(seed) > 1:
+            what = f"seed {seed} stands twice in 'seeds'"
+            raise ScenarioError(what, key=("seeds",), hint="Equal seeds give equal bits")
+    return seeds
+
+
+UnlikeSeeds = Annotated[tuple[NonNegativeInt, ...], AfterValidator(_unlike)]

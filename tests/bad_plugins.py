@@ -101,6 +101,16 @@ PLUGINS: dict[str, Change] = {
         "  learning_rate: -0.1  # <-\n",
         ("option 'learning_rate' of client 'sgd' must be greater than 0, not -0.1",),
     ),
+    "an infinite option": (
+        RATE,
+        "  learning_rate: .inf  # <-\n",
+        ("option 'learning_rate' of client 'sgd' must be a finite number, not inf",),
+    ),
+    "a negative rate at the end": (
+        RATE,
+        "  final_learning_rate: -0.1  # <-\n",
+        ("option 'final_learning_rate' of client 'sgd' must be greater than or equal to 0",),
+    ),
     "an option of the wrong type": (
         RATE,
         "  learning_rate: [1]  # <-\n",
