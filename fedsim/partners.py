@@ -55,6 +55,7 @@ def check(scenario: Scenario) -> None:
         fleet.check(scenario.devices)
         section = scenario.devices.selection.section
         _check_section("selectors", section, ("devices", "selection"))
+        _check_replies(scenario, scenario.devices.min_replies)
     if getattr(strategy, "by_events", False):
         _check_events(scenario)
     if getattr(strategy, "overlaps", False):
@@ -162,6 +163,19 @@ def _check_clients_part(
 
 ROUND_RULES = ("deadline_s", "over_selection", "min_replies", "selection", "server.round_s")
 """Keys of ``devices`` that are about rounds."""
+
+
+def _check_replies(scenario: Scenario, least: int) -> None:
+    """No round can count more answers than it wants."""
+    known = scenario.num_clients or scenario.clients_per_round
+    wanted = scenario.cohort_size(known) if known else least
+    if least > wanted:
+        raise PluginError(
+            f"min_replies ({least}) is more than the {wanted} clients of a round, so that no round "
+            "could change the model",
+            key=("devices", "min_replies"),
+            hint="Lower it, or ask more clients with clients_per_round",
+        )
 
 
 def _check_events(scenario: Scenario) -> None:

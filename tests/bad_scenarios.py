@@ -94,6 +94,17 @@ KEYS: dict[str, Change] = {
 }
 
 VALUES: dict[str, Change] = {
+    "an infinite value": (
+        END,
+        f"{END}devices:\n  mix: [{{profile: phone-mid, share: 1}}]\n  deadline_s: .nan  # <-\n",
+        ("'devices.deadline_s' must be a finite number, not nan",),
+    ),
+    "more replies than a round has clients": (
+        END,
+        f"{END}devices:\n  mix: [{{profile: phone-mid, share: 1}}]\n  min_replies: 7  # <-\n",
+        ("min_replies (7) is more than the 6 clients of a round", "Lower it"),
+    ),
+    "a seed twice": (END, f"{END}seeds: [0, 1, 0]  # <-\n", ("seed 0 stands twice in 'seeds'",)),
     "text for a number": (
         "num_rounds: 1",
         "num_rounds: many  # <-",

@@ -137,6 +137,9 @@ def test_too_few_answers_change_nothing(tmp_path):
     assert {r["status"] for r in rows(result)} == {"late", "void"}
     assert result.rounds[2]["clients/completed"] == 0
     assert result.rounds[0]["eval/loss"] == result.rounds[2]["eval/loss"]
+    warnings = [line for line in result.events if "a round changed nothing" in line]
+    assert len(warnings) == 2
+    assert "clients answered in time, and min_replies is 4" in warnings[0]
 
 
 def small(memory_gb: float, tmp_path) -> dict:

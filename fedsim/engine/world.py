@@ -221,6 +221,12 @@ class World:
         if len(done.kept) < self.section.min_replies:
             for i in done.kept:
                 reports[i].status = "void"
+            log.warning(
+                "a round changed nothing: %d of %d clients answered in time, and min_replies is %d",
+                len(done.kept),
+                len(reports),
+                self.section.min_replies,
+            )
         finite = [end for end in ends if math.isfinite(end)]
         self._end = done.end_s if math.isfinite(done.end_s) else max(finite, default=self._start)
         if self.overlaps:
