@@ -207,6 +207,16 @@ def test_longer_rows_than_the_model_has_positions():
     assert caught.value.key == ("task", "max_length")
 
 
+def test_rows_without_room_for_a_pair():
+    rows = Dataset.from_dict({"a": ["rain", "sun"], "b": ["wet", "dry"], "label": [0, 1]})
+    section = ModelSection(config=BERT, tokenizer={"vocab_size": 300})
+    added = 3  # [CLS] a [SEP] b [SEP]
+    with pytest.raises(ModelError, match=f"At least {added + 2} tokens") as caught:
+        TextClassification(text_column=["a", "b"], max_length=4).build_model(section, rows)
+    assert caught.value.key == ("task", "max_length")
+    TextClassification(text_column=["a", "b"], max_length=5).build_model(section, rows)
+
+
 def test_virtual_tokens_take_positions():
     section = ModelSection(
         config={**BERT, "max_position_embeddings": 16},
@@ -244,12 +254,16 @@ def test_a_plain_module_classifies_too():
 
 
 @pytest.mark.parametrize(
-    ("options", "key"),
-    [({"max_length": 0}, "max_length"), ({"text_column": ["a"]}, "text_column")],
+    ("name", "options", "key"),
+    [
+        ("text_classification", {"max_length": 0}, "max_length"),
+        ("text_classification", {"text_column": ["a"]}, "text_column"),
+        ("causal_lm", {"text_column": "a", "max_length": 1}, "max_length"),
+    ],
 )
-def test_options_are_checked(options, key):
+def test_options_are_checked(name, options, key):
     with pytest.raises(PluginError) as caught:
-        build_plugin("tasks", {"name": "text_classification", **options})
+        build_plugin("tasks", {"name": name, **options})
     assert caught.value.key[0] == key
 
 

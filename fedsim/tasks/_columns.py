@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedsim.errors import DataError, did_you_mean
 
@@ -23,3 +26,52 @@ def check_column(rows: Dataset, name: str, option: str) -> None:
             hint=did_you_mean(name, rows.column_names),
             allowed=f"Columns: {', '.join(rows.column_names)}",
         )
+
+
+def numbers(values: Any, name: str, option: str) -> NDArray[np.float32]:
+    """A column as float32.
+
+    Raises:
+        DataError: A value is no finite number.
+    """
+    try:
+        array = np.asarray(values, dtype=np.float32)
+        odd = np.argwhere(~np.isfinite(array))[:1].ravel()
+    except (TypeError, ValueError):
+        raise _not_a_number(name, option, f"holds '{values[0]}'") from None
+    if odd.size:
+        raise _not_a_number(name, option, f"holds {array[tuple(odd)]} in row {odd[0] + 1}")
+    return array
+
+
+def _not_a_number(name: str, option: str, what: str) -> DataError:
+    return DataError(
+        f"the column '{name}' {what}",
+        key=("task", option),
+        allowed="Finite numbers, or vectors of them, of one length",
+        hint="Leave out such rows or fill them in; write words as numbers",
+    )
+
+
+def classes(values: Any, name: str) -> NDArray[np.int64]:
+    """A column of class labels as int64.
+
+    Raises:
+        DataError: A value is no whole number from 0.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind in "biu" and (array.size == 0 or array.min() >= 0):
+        return array.astype(np.int64, copy=False)
+    row = next((i for i, value in enumerate(array.ravel()) if not _is_class(value)), None)
+    if row is not None:
+        raise DataError(
+            f"the column '{name}' holds {array.ravel()[row]} in row {row + 1}",
+            key=("task", "label_column"),
+            allowed="Labels are whole numbers from 0, one for every row",
+            hint="Number the classes 0, 1, 2 and so on",
+        )
+    return array.astype(np.int64)
+
+
+def _is_class(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and 0 <= value < 2**31 and value == int(value)

@@ -102,5 +102,20 @@ def check_fit(
         )
 
 
+def check_room(tokenizer: PreTrainedTokenizerBase, columns: Sequence[str], max_length: int) -> None:
+    """Refuse rows that are too short for a token of each text beside the tokenizer's own.
+
+    Raises:
+        ModelError: With the least length.
+    """
+    least = tokenizer.num_special_tokens_to_add(pair=len(columns) == 2) + len(columns)
+    if max_length < least:
+        raise ModelError(
+            f"rows of {max_length} tokens have no room for text",
+            key=("task", "max_length"),
+            allowed=f"At least {least} tokens: this tokenizer adds {least - len(columns)}",
+        )
+
+
 def _text_config(config: Any) -> Any:
     return config.get_text_config() if hasattr(config, "get_text_config") else config

@@ -12,10 +12,10 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -58,7 +58,7 @@ class CausalLM(Objective):
     prompt: str = ""
     answer: str = ""
     text_column: str | None = None
-    max_length: PositiveInt = 128
+    max_length: Annotated[int, Field(ge=2)] = 128
     generate_rows: NonNegativeInt = 16
     max_new_tokens: PositiveInt = 32
     _prompt: Template = field(init=False, repr=False)

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedsim.errors import DataError
 from fedsim.models import load
 from fedsim.scenario import ModelSection
 from fedsim.task import Batch, Objective, Totals
 
-from ._columns import check_column
+from ._columns import check_column, classes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,7 +50,7 @@ class ImageClassification(Objective):
     def build_model(self, section: ModelSection, train: Dataset) -> nn.Module:
         """A classifier for the images' size and as many classes as there are labels."""
         sample = self.encode(train.select([0]))["images"]
-        num_labels = int(np.max(column(train, self.label_column, "label_column"))) + 1
+        num_labels = int(self._labels(train).max()) + 1
         return load.build(
             section,
             "AutoModelForImageClassification",
@@ -59,22 +61,34 @@ class ImageClassification(Objective):
 
     def encode(self, rows: Dataset) -> Batch:
         """``images`` float32 (rows, channels, height, width) and ``labels`` int64 (rows,)."""
-        images = _to_tensor(column(rows, self.image_column, "image_column"))
+        images = _to_tensor(column(rows, self.image_column, "image_column"), self.image_column)
         if _is_8_bit(rows.info.features[self.image_column]):
             images.div_(255)
         if self.image_size:
             size = (self.image_size, self.image_size)
             images = functional.interpolate(images, size, mode="bilinear", align_corners=False)
+        self._check_channels(images.shape[1])
         if self.mean:
             images.sub_(torch.tensor(self.mean).view(1, -1, 1, 1))
         if self.std:
             images.div_(torch.tensor(self.std).view(1, -1, 1, 1))
-        labels = np.asarray(column(rows, self.label_column, "label_column"), dtype=np.int64)
-        return {"images": images.contiguous(), "labels": torch.from_numpy(labels)}
+        return {"images": images.contiguous(), "labels": torch.from_numpy(self._labels(rows))}
+
+    def _labels(self, rows: Dataset) -> NDArray[np.int64]:
+        return classes(column(rows, self.label_column, "label_column"), self.label_column)
+
+    def _check_channels(self, channels: int) -> None:
+        for option, values in (("mean", self.mean), ("std", self.std)):
+            if values and len(values) not in (1, channels):
+                raise DataError(
+                    f"'{option}' has {len(values)} numbers, and the images {channels} channels",
+                    key=("task", option),
+                    hint="Give one number for each channel",
+                )
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross entropy."""
-        return functional.cross_entropy(_logits(model, batch), batch["labels"])
+        return cross_entropy(_logits(model, batch), batch["labels"])
 
     def totals(self, model: nn.Module, batch: Batch) -> Totals:
         """Summed cross entropy, correct answers, rows."""
@@ -86,10 +100,27 @@ class ImageClassification(Objective):
         return classification_metrics(totals)
 
 
+def cross_entropy(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross entropy.
+
+    Raises:
+        DataError: A label is none of the model's classes.
+    """
+    try:
+        return functional.cross_entropy(logits, labels, reduction=reduction)
+    except IndexError:
+        raise DataError(
+            f"the label {int(labels.max())} is none of the {logits.shape[1]} classes that the "
+            "model tells apart",
+            key=("task", "label_column"),
+            allowed="Labels are whole numbers from 0, below the number of classes",
+        ) from None
+
+
 def classification_totals(logits: Tensor, labels: Tensor) -> Totals:
     """Summed cross entropy, correct answers and rows of a batch."""
     return {
-        "loss": functional.cross_entropy(logits, labels, reduction="sum").item(),
+        "loss": cross_entropy(logits, labels, reduction="sum").item(),
         "correct": float((logits.argmax(-1) == labels).sum()),
         "rows": float(len(labels)),
     }
@@ -128,13 +159,26 @@ def _is_8_bit(feature: Any) -> bool:
     return getattr(feature, "dtype", "") in ("uint8", "PIL.Image.Image")
 
 
-def _to_tensor(images: Any) -> Tensor:
+def _to_tensor(images: Any, name: str) -> Tensor:
     """Images as float32 (rows, channels, height, width), in memory of their own."""
-    if not isinstance(images, np.ndarray) or images.dtype == object:
-        images = np.stack([np.asarray(x, dtype=np.float32) for x in images])
-    tensor = torch.from_numpy(images.astype(np.float32))
+    try:
+        if not isinstance(images, np.ndarray) or images.dtype == object:
+            images = np.stack([np.asarray(x, dtype=np.float32) for x in images])
+        tensor = torch.from_numpy(images.astype(np.float32))
+    except (TypeError, ValueError) as error:
+        raise _no_images(name, str(error)) from None
+    if tensor.ndim not in (3, 4):
+        raise _no_images(name, f"its values have {tensor.ndim - 1} dimensions")
     if tensor.ndim == 3:
         return tensor.unsqueeze(1)
     if tensor.shape[-1] in (1, 3, 4) and tensor.shape[1] not in (1, 3, 4):
         return tensor.permute(0, 3, 1, 2)
     return tensor
+
+
+def _no_images(name: str, why: str) -> DataError:
+    return DataError(
+        f"the column '{name}' holds no images of one size: {why}",
+        key=("task", "image_column"),
+        allowed="PIL images, or arrays HxW, HxWxC or CxHxW",
+    )

@@ -7,10 +7,11 @@ another shape is a class of one's own: ``task: {name: "my_module:MyObjective"}``
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,7 +19,14 @@ from fedsim.errors import ModelError
 from fedsim.models import load
 from fedsim.scenario import ModelSection
 from fedsim.task import Batch, Objective, Totals
-from fedsim.tasks.image_classification import classification_metrics, classification_totals, column
+from fedsim.tasks.image_classification import (
+    classification_metrics,
+    classification_totals,
+    column,
+    cross_entropy,
+)
+
+from ._columns import classes, numbers
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,7 +46,9 @@ class TorchModule(Objective):
 
     key_metric: ClassVar[tuple[str, Any]] = ("loss", "min")
 
-    feature_columns: list[str] = field(default_factory=lambda: ["features"])
+    feature_columns: Annotated[list[str], Field(min_length=1)] = field(
+        default_factory=lambda: ["features"]
+    )
     label_column: str = "label"
     loss_function: Loss = "cross_entropy"
 
@@ -50,20 +60,22 @@ class TorchModule(Objective):
         """Call the user's function with ``model.options``."""
         if section.name is None or not load.is_function(section.name):
             raise ModelError("this task needs 'model: {name: module:function}'", key=("model",))
+        self.encode(train)  # refuses what no client could train on
         return load.from_function(section.name, section.options, {})
 
     def encode(self, rows: Dataset) -> Batch:
         """``features`` float32 (rows, features) and ``labels`` (rows,)."""
         parts = [
-            np.asarray(column(rows, name, "feature_columns"), dtype=np.float32).reshape(
-                len(rows), -1
-            )
+            numbers(column(rows, name, "feature_columns"), name, "feature_columns")
             for name in self.feature_columns
         ]
-        kind = np.int64 if self.loss_function == "cross_entropy" else np.float32
-        labels = np.asarray(column(rows, self.label_column, "label_column"), dtype=kind)
-        features = np.concatenate(parts, axis=1)
-        return {"features": torch.from_numpy(features), "labels": torch.from_numpy(labels)}
+        features = np.concatenate([part.reshape(len(rows), -1) for part in parts], axis=1)
+        targets = column(rows, self.label_column, "label_column")
+        if self.loss_function == "cross_entropy":
+            labels = torch.from_numpy(classes(targets, self.label_column))
+        else:
+            labels = torch.from_numpy(numbers(targets, self.label_column, "label_column"))
+        return {"features": torch.from_numpy(features), "labels": labels}
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean of the loss function."""
@@ -88,5 +100,7 @@ class TorchModule(Objective):
         return outputs if self.loss_function == "cross_entropy" else outputs.squeeze(-1)
 
     def _loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        if self.loss_function == "cross_entropy":
+            return cross_entropy(outputs, labels)
         result: Tensor = getattr(functional, self.loss_function)(outputs, labels)
         return result

@@ -66,6 +66,7 @@ class TextClassification(Objective):
             bos_token_id=self._tokenizer.bos_token_id,
             eos_token_id=self._tokenizer.eos_token_id,
         )
+        _text.check_room(self._tokenizer, self._columns, self.max_length)
         _text.check_fit(model, self._tokenizer, section, self.max_length)
         self._segments = (
             len(self._columns) == 2
