@@ -190,7 +190,9 @@ class Diurnal(Slotted):
     peak_h: Annotated[float, Field(ge=0.0, lt=24.0)] = 2.5
     """Local hour at which most clients are available."""
     session_h: PositiveFloat = 1.5
-    time_zones_h: tuple[Annotated[float, Field(ge=-12.0, le=14.0)], ...] = (0.0,)
+    time_zones_h: Annotated[
+        tuple[Annotated[float, Field(ge=-12.0, le=14.0)], ...], Field(min_length=1)
+    ] = (0.0,)
     """Offsets from the server's clock; clients are spread evenly over them."""
     sigma: NonNegativeFloat = 0.0
     """Standard deviation of the logarithm of ``mean`` over clients."""

@@ -218,7 +218,7 @@ def _hints(target: Callable[..., Any]) -> dict[str, Any]:
     parents = inspect.getmro(target) if inspect.isclass(target) else ()
     function = inspect.unwrap(target.__init__ if inspect.isclass(target) else target)
     own = getattr(function, "__globals__", {})
-    found = {}
+    found: dict[str, Any] = {}
     for name, written in inspect.get_annotations(function).items():
         homes = [p for p in parents if inspect.get_annotations(p).get(name) == written]
         space = vars(sys.modules[homes[0].__module__]) if homes else own
@@ -251,7 +251,11 @@ def check_options(
         PluginError: An option is unknown, missing, of the wrong type or out of range; ``key``
             names it.
     """
-    known = options(target)
+    try:
+        known = options(target)
+    except (TypeError, ValueError):
+        what = f"{label} cannot be called with options"
+        raise PluginError(what, allowed="A class or a function written in Python") from None
     open_ = [name for name in known if name not in also_given]
     allowed = f"Options: {', '.join(open_) or 'none'}"
     for name in given:

@@ -65,6 +65,11 @@ DATA_AND_MODEL: dict[str, Change] = {
         '  path: "tests.problems:blob"  # <-\n',
         ("module 'tests.problems' has no 'blob'", "Did you mean 'blobs'?"),
     ),
+    "a data function that cannot be called": (
+        DATA,
+        '  path: "os:sep"  # <-\n',
+        ("data function 'os:sep' cannot be called with options", "a function"),
+    ),
     "an option of the data function": (
         DATA,
         f"{DATA}  options: {{rows: lots}}  # <-\n",
@@ -119,7 +124,7 @@ DATA_AND_MODEL: dict[str, Change] = {
     "fewer classes than labels": (
         f"model:\n{MODEL}",
         f"model:  # <-\n{MODEL}  options: {{classes: 2}}\n",
-        ("Target 2 is out of bounds", "fit the columns and the labels?"),
+        ("the label 2 is none of the 2 classes", "fit the columns and the labels?"),
     ),
     "an option of a configuration": (
         f"task: {{name: module}}\nmodel:\n{MODEL}data:\n{DATA}",

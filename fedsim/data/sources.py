@@ -168,7 +168,7 @@ def _from_function(section: DataSection) -> Splits:
     try:
         options = registry.check_options(function, section.options, label)
     except FedsimError as error:
-        error.key = ("data", "options", *error.key)
+        error.key = ("data", "options", *error.key) if error.key else ("data", "path")
         raise
     with _readable(f"the {label} failed", key=("data", "path")):
         result = function(**options)

@@ -19,6 +19,8 @@ from fedsim.sections import Section
 
 SHIPPED = Path(__file__).parents[1] / "scenarios" / "devices"
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Sigma = Annotated[float, Field(ge=0.0, le=10.0)]
+"""Standard deviation of a logarithm; 10 is far beyond any devices."""
 
 
 class Rate(Section):
@@ -28,7 +30,7 @@ class Rate(Section):
     """
 
     median: PositiveFloat | None = None
-    sigma: NonNegativeFloat = 0.0
+    sigma: Sigma = 0.0
     """Standard deviation of the logarithm over clients."""
     low: PositiveFloat | None = None
     high: PositiveFloat | None = None
@@ -101,7 +103,7 @@ class Profile(Section):
     """Power while a started task waits for the device to be available again."""
     radio_w: NonNegativeFloat | None = None
     """Power while sending or receiving, instead of the network's figures."""
-    speed_sigma: NonNegativeFloat = 0.0
+    speed_sigma: Sigma = 0.0
     """Standard deviation of the logarithm of the speed over clients with this profile."""
     network: str = "wifi"
     """The network it has when the scenario names none."""

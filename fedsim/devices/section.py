@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from fedsim.availability import Always, Availability
-from fedsim.devices.profiles import Network
+from fedsim.devices.profiles import Network, Sigma
 from fedsim.errors import ScenarioError
 from fedsim.sections import NamedPlugin, Plugin, Section, named
 
@@ -59,7 +59,7 @@ class DevicesSection(Section):
     """Profile that fills what a table leaves out."""
     network: str | Network | None = None
     """Network of all clients whose mix entry names none; else the profile's."""
-    speed_sigma: NonNegativeFloat | None = None
+    speed_sigma: Sigma | None = None
     """Standard deviation of the logarithm of the speed over clients, instead of the profiles'."""
     mode_rounds: PositiveInt | None = None
     """Redraw every device's power mode after so many rounds; by default the first mode stays."""
