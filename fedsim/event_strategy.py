@@ -19,7 +19,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
-from fedsim.arrays import Arrays, add, conform, subtract
+from fedsim.arrays import Arrays, add, subtract
 from fedsim.errors import PluginError, RunError
 from fedsim.strategy import (
     CONFIG,
@@ -28,6 +28,7 @@ from fedsim.strategy import (
     DeltaStrategy,
     State,
     WeightedMetrics,
+    new_weights,
     to_arrays,
     to_messages,
     to_record,
@@ -151,7 +152,7 @@ class EventStrategy(DeltaStrategy):
             return None
         self._note_mean(step)
         updated = self.server_update(self._weights, step, self.state)
-        self._weights = conform(updated, self._weights)
+        self._weights = new_weights(self, updated, self._weights)
         self.version += 1
         return to_record(self._weights)
 

@@ -40,7 +40,7 @@ from flwr.serverapp.strategy import (
 from numpy.typing import NDArray
 
 from fedsim.arrays import Arrays, WeightedMean, conform, norm, subtract
-from fedsim.errors import PluginError
+from fedsim.errors import PayloadError, PluginError
 from fedsim.seeds import Seeds
 
 ARRAYS, DELTA, CONFIG, METRICS = "arrays", "delta", "config", "metrics"
@@ -180,7 +180,7 @@ class DeltaStrategy(Strategy):
         delta = mean.result()
         self._note_mean(delta)
         updated = self.server_update(self._weights, delta, self.state)
-        return to_record(conform(updated, self._weights)), metrics.result()
+        return to_record(new_weights(self, updated, self._weights)), metrics.result()
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -358,3 +358,24 @@ def check_strategy(strategy: Any) -> None:
             key=("strategy",),
             hint="Subclass fedsim.strategy.DeltaStrategy or flwr.serverapp.strategy.Strategy",
         )
+
+
+def new_weights(strategy: Strategy, updated: Any, weights: Arrays) -> Arrays:
+    """What ``server_update`` returned, like the weights that it was given.
+
+    Raises:
+        PluginError: It returned something else.
+    """
+    try:
+        return conform(updated, weights)
+    except PayloadError as error:
+        wrong = str(error)
+    except (AttributeError, TypeError):
+        values = updated.values() if isinstance(updated, Mapping) else ()
+        kinds = ", ".join(sorted({type(x).__name__ for x in values}))
+        wrong = f"{type(updated).__name__} of {kinds}" if kinds else type(updated).__name__
+    raise PluginError(
+        f"{type(strategy).__name__}.server_update does not return new weights: {wrong}",
+        key=("strategy",),
+        allowed="A dict of arrays with the names and shapes of the weights that it is given",
+    )

@@ -8,6 +8,7 @@ from flwr.serverapp import strategy as flower
 from fedsim import registry
 from fedsim.arrays import Arrays
 from fedsim.engine.messages import bind_task
+from fedsim.errors import PluginError
 from fedsim.strategy import DeltaStrategy, is_additive, to_arrays, to_record
 
 NAMES = [
@@ -130,3 +131,23 @@ def test_all_failed_gives_nothing():
     assert isinstance(strategy := registry.build("strategies", {"name": "fedavg"}), DeltaStrategy)
     assert strategy.aggregate_train(1, []) == (None, None)
     assert strategy.aggregate_evaluate(1, []) is None
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        (None, "new weights: NoneType"),
+        ({"b": [1.0], "a": [2.0]}, "new weights: dict of list"),
+        ({"c": np.zeros(3)}, "other names"),
+        ({k: np.zeros(1) for k in weights()}, "has shape"),
+    ],
+)
+def test_an_update_that_is_no_weights_names_the_method(returned, says):
+    class Forgetful(DeltaStrategy):
+        def server_update(self, weights, delta, state):
+            return returned
+
+    with pytest.raises(PluginError, match=says) as caught:
+        rounds(Forgetful(), 1, "delta")
+    assert "Forgetful.server_update does not return new weights" in str(caught.value)
+    assert "A dict of arrays" in str(caught.value)
