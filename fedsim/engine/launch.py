@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from fedsim.engine.worker import Recipe
 
 log = logging.getLogger("fedsim")
+CONNECT_S = 10.0
+"""How long a cluster may take to answer."""
 MAX_RESTARTS = 100
 """How often Ray brings one worker process back."""
 
@@ -65,6 +68,7 @@ class Launch:
         self.num_workers = resources.num_workers(engine)
         self._asked = False
         server = _forks(engine, model)
+        _check_address(engine.address)
         _load_ray(engine.address)  # here: threads that import together meet half-loaded modules
         self._actors = _RAY.submit(_start_actors, engine, self.num_workers, server)
 
@@ -246,6 +250,24 @@ def _node_start(
         services.wait_for_node(node.gcs_address, node.plasma_store_socket_name)
 
     return start_and_notice if hasattr(services, "wait_for_node") else start
+
+
+def _check_address(address: str) -> None:
+    """Refuse a cluster that does not answer; Ray itself asks for minutes.
+
+    Raises:
+        RunError: The host is unknown, or nothing listens there.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # local, auto
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise RunError(
+            f"engine.address: no Ray cluster answers at {address}: {error}",
+            hint="Start one with `ray start --head --port=6379`, or leave engine.address out",
+        ) from error
 
 
 def _load_ray(address: str) -> None:
