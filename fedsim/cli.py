@@ -144,9 +144,12 @@ def report(
 ) -> None:
     """Write one self-contained page about runs; it opens from disk without a network."""
     from fedsim.dashboards.page import write_page
+    from fedsim.errors import OutputError
     from fedsim.results import find_runs
 
-    write_page(find_runs(runs), output)
+    if output.is_dir():
+        raise OutputError("is a folder", where=f"{output}", hint="Name the page: -o report.html")
+    write_page(find_runs(runs), output.resolve() if output.is_symlink() else output)
     print(output)
 
 
@@ -243,6 +246,8 @@ def main() -> None:
     except BrokenPipeError:  # as in `fedsim list | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(3)
+    except SystemExit as end:  # rich's own answer to that
+        sys.exit(3 if isinstance(end.__context__, BrokenPipeError) else end.code)
 
 
 def _end(error: FedsimError, exit_code: int) -> NoReturn:

@@ -173,8 +173,8 @@ def _print_card(target: Any) -> None:
         print("\nOptions:")
         print("\n".join(_option_lines(target)) or "  none")
     for fact in ("sends", "accepts", "additive", "needs_state"):
-        if hasattr(target, fact):
-            value = getattr(target, fact)
+        value = getattr(target, fact, None)
+        if value is not None and not isinstance(value, property):  # that depends on options
             print(f"{fact}: {', '.join(value) if isinstance(value, tuple) else value}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+from importlib.util import find_spec
 from pathlib import Path
 
 from fedsim.errors import OutputError
@@ -77,6 +78,11 @@ def write_strategy(name: str, folder: Path) -> None:
     for file in files:
         if (folder / file).exists():
             raise OutputError("exists already", where=file, hint="Choose another name")
+    if find_spec(name):
+        raise OutputError(
+            f"there is a module '{name}' already, which this file would hide",
+            hint="Choose another name",
+        )
     for file, text in files.items():
         write_text(folder / file, text.format(name=name, title=title))
     print(f"wrote {', '.join(files)}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from fedsim.errors import Key, ScenarioError, did_you_mean
 from fedsim.layers import existing
+from fedsim.sections import Plugin
 
 
 def requirement(messages: Iterable[str]) -> str:
@@ -55,7 +56,7 @@ def scenario_error(
     return ScenarioError(
         f"'{_dotted(key)}' {wanted}, not {shown(first['input'])}",
         key=key,
-        allowed=_keys(section) if first["type"] == "model_type" else "",
+        allowed=_form(section) if first["type"] == "model_type" else "",
     )
 
 
@@ -83,9 +84,22 @@ def _section_at(model: type[BaseModel], key: Key) -> type[BaseModel]:
     for part in key:
         field = model.model_fields.get(str(part))
         annotation = field.annotation if field else None
-        inner = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type)]
-        model = next((a for a in inner if issubclass(a, BaseModel)), model)
+        model = next(_models(annotation), model)
     return model
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models in an annotation, such as those in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
+
+
+def _form(section: type[BaseModel]) -> str:
+    if issubclass(section, Plugin):
+        return "A name, or a mapping with 'name' and options"
+    return _keys(section)
 
 
 def _keys(section: type[BaseModel]) -> str:

@@ -104,6 +104,22 @@ VALUES: dict[str, Change] = {
         f"{END}devices:\n  mix: [{{profile: phone-mid, share: 1}}]\n  min_replies: 7  # <-\n",
         ("min_replies (7) is more than the 6 clients of a round", "Lower it"),
     ),
+    "no time zone": (
+        END,
+        f"{END}devices:\n  mix: [{{profile: phone-mid, share: 1}}]\n"
+        "  availability: {name: diurnal, time_zones_h: []}  # <-\n",
+        ("'devices.availability.time_zones_h' is refused", "at least 1 item"),
+    ),
+    "speeds beyond all numbers": (
+        END,
+        f"{END}devices:\n  mix: [{{profile: phone-mid, share: 1}}]\n  speed_sigma: 1000  # <-\n",
+        ("'devices.speed_sigma' must be less than or equal to 10, not 1000",),
+    ),
+    "a tracker that is no name": (
+        END,
+        f"{END}track: 3  # <-\n",
+        ("'track' must be", "not 3. A name, or a mapping with 'name' and options"),
+    ),
     "a seed twice": (END, f"{END}seeds: [0, 1, 0]  # <-\n", ("seed 0 stands twice in 'seeds'",)),
     "text for a number": (
         "num_rounds: 1",

@@ -296,6 +296,35 @@ def test_names_that_mean_nothing(fedsim):
     assert "Did you mean 'sgd'?" in fedsim.refuses("show", "clients:sdg")
 
 
+@pytest.mark.parametrize("place", [".", ""])
+def test_a_page_that_is_a_folder(fedsim, place):
+    assert fedsim("run", write(GOOD))[0] == 0
+    paragraph = fedsim.refuses("report", "runs", "-o", place)
+    assert paragraph.startswith(".: is a folder. Name the page: -o report.html")
+
+
+def test_a_page_is_written_through_a_link(fedsim):
+    assert fedsim("run", write(GOOD))[0] == 0
+    Path("link.html").symlink_to("page.html")
+    assert fedsim("report", "runs", "-o", "link.html")[0] == 0
+    assert Path("link.html").is_symlink()
+    assert Path("page.html").stat().st_size
+
+
+def test_a_new_strategy_hides_no_module(fedsim):
+    paragraph = fedsim.refuses("new", "strategy", "random")
+    assert paragraph.startswith("there is a module 'random' already, which this file would hide")
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "no-such-host.invalid:1"])
+def test_a_cluster_that_does_not_answer(fedsim, address):
+    text = changed(END, f"engine: {{address: '{address}'}}\n")
+    paragraph = fedsim.refuses("run", write(text), code=3)
+    assert paragraph.startswith(f"engine.address: no Ray cluster answers at {address}: ")
+    assert "ray start --head" in paragraph
+
+
 @pytest.mark.parametrize("name", ["Not-A-Name", "3d", "class", "MyAvg", "a.b"])
 def test_a_new_strategy_needs_a_module_name(fedsim, name):
     paragraph = fedsim.refuses("new", "strategy", name)
@@ -349,10 +378,13 @@ def test_ray_workers_report_like_the_process_itself(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["list", pytest.param("run", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "command", ["list", "compare", pytest.param("run", marks=pytest.mark.slow)]
+)
 def test_a_reader_that_goes_away(tmp_path, command):
     (tmp_path / "good.yaml").write_text(GOOD)
-    arguments = f"{command} {'good.yaml' if command == 'run' else ''}"
+    examples = Path(__file__).parent / "examples"
+    arguments = f"{command} { {'run': 'good.yaml', 'compare': examples}.get(command, '') }"
     shell = f"{sys.executable} -m fedsim {arguments} | true; echo ${{PIPESTATUS[0]}}"
     done = real(tmp_path, "bash", "-c", shell)
     assert done.stdout == "3\n"

@@ -178,6 +178,7 @@ def test_show_names_options_types_bounds_and_facts(fedsim):
     assert "  learning_rate_schedule: constant | linear | cosine  (default 'constant')\n" in card
     assert "sends: delta\n" in card
     assert "  server_momentum: float >= 0 < 1  (default 0.9)\n" in fedsim.prints("show", "fedavgm")
+    assert "property object" not in fedsim.prints("show", "strategy:fedmezo")
     card = fedsim.prints("show", f"{FLOWER}QFedAvg")
     assert "  client_learning_rate: float  (required)\n" in card
     assert "  fraction_train" not in card.split("\nOptions:\n")[1]
