@@ -74,4 +74,5 @@ def classes(values: Any, name: str) -> NDArray[np.int64]:
 
 
 def _is_class(value: Any) -> bool:
-    return isinstance(value, int | float | np.number) and 0 <= value < 2**31 and value == int(value)
+    is_number = isinstance(value, int | float | np.number)
+    return is_number and bool(0 <= value < 2**31 and value == int(value))
