@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedsim.errors import OutputError
+from fedsim.errors import RunError
 from fedsim.progress import Reporter
 from fedsim.results import RunFolder, writing
 
@@ -23,7 +23,8 @@ def at_work(path: Path) -> Iterator[None]:
     """Hold the lock of a run folder, which ends with the process; none where files have no locks.
 
     Raises:
-        OutputError: Another run holds it.
+        OutputError: The folder cannot be written.
+        RunError: Another run holds it.
     """
     with writing(path):
         file = (path / "events.log").open("ab")
@@ -31,7 +32,7 @@ def at_work(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OutputError(
+            raise RunError(
                 "is at work in another process",
                 where=str(path),
                 hint="Wait for its end, or stop it, before you resume it",

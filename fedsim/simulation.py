@@ -12,12 +12,13 @@ import logging
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp.strategy import Strategy
 
 from fedsim import records
-from fedsim.arrays import Arrays, conform, sha256
+from fedsim.arrays import Arrays, conform, non_finite, sha256
 from fedsim.assembly import build_strategy, connect, describe, event_loop, launched, open_grid
 from fedsim.checkpoint import Checkpoint, Checkpoints, restore_strategy
 from fedsim.data import partition
@@ -87,7 +88,8 @@ def resume(path: Path, *, reporter: Reporter | None = None) -> Run:
     """Continue a run from its last checkpoint, to the same bits as without the interruption.
 
     Raises:
-        OutputError: The folder holds no checkpoint, or the run is finished or still at work.
+        OutputError: The folder holds no checkpoint, or the run is finished.
+        RunError: The run is at work in another process.
         FedsimError: As for ``run``.
     """
     found = Run.open(path)
@@ -237,8 +239,9 @@ class Simulation:
         record["clients/retried"] = grid.take_retried()
         record |= _prefixed("train/", metrics, remove="train_")
         arrays = arrays if aggregated is None else aggregated
+        self._check_finite(record, arrays)
         if self.scenario.evaluate.personal and self.is_tested(server_round):
-            record |= self.personal_tests(server_round, grid, arrays)
+            self.personal_tests(record, grid, arrays)
         return arrays, record | self.ledger.close_round()
 
     def train(
@@ -252,15 +255,19 @@ class Simulation:
         replies = grid.send_and_receive(messages)
         return self.strategy.aggregate_train(server_round, replies)
 
-    def personal_tests(self, server_round: int, grid: WorkerGrid, arrays: ArrayRecord) -> Record:
-        """Scores of the weights on clients' own test rows; what this sends is counted, too."""
+    def personal_tests(self, record: Record, grid: WorkerGrid, arrays: ArrayRecord) -> None:
+        """Add scores of the weights on clients' own test rows; what this sends is counted, too."""
+        server_round = record["round"]
         messages = self.strategy.configure_evaluate(server_round, arrays, ConfigRecord(), grid)
         replies = grid.send_and_receive(list(messages))
         scores = self.strategy.aggregate_evaluate(server_round, replies)
         reports = grid.take_reports()
         self.ledger.add(reports)
         self.folder.add_clients([_row(server_round, "evaluate", r) for r in reports])
-        return _prefixed("personal/", scores)
+        record |= _prefixed("personal/", scores)
+        if failed := sum(r.status == "failed" for r in reports):
+            record["clients/failed_tests"] = failed
+            self._check_failures(record, reports, failed / len(reports))
 
     def account(self, server_round: int, reports: list[Report]) -> Record:
         """Write the clients' rows, count bytes and failures, and stop a run that fails too much."""
@@ -273,26 +280,40 @@ class Simulation:
             "clients/completed": sum(r.status == "ok" for r in reports),
             "clients/failed": failed,
         }
-        if reports and all(r.status == "oom" for r in reports):
-            what = "no client's device can hold the model; the weights stay as they are"
-            log.warning("round %d: %s", server_round, what)
         share = failed / max(1, len(reports))
         if self.events:
             record |= self.events.close_round() | totals(reports)
             share = self.events.failed_fraction
         elif self.world:
             record |= self.world.close_round(server_round, reports)
+        self._check_failures(record, reports, share)
+        return record
+
+    def _check_failures(self, record: Record, reports: list[Report], share: float) -> None:
         if share > self.scenario.max_failed_fraction:
-            record |= self.ledger.close_round()
-            self.records.append(record)
-            self.folder.add_round(record)
-            reason = next(r.error for r in reports if r.error)
-            raise RunError(
-                f"{failed} of {len(reports)} clients failed in round {server_round}, more than "
-                f"max_failed_fraction = {self.scenario.max_failed_fraction}; the first: {reason}",
+            failed = [r.error for r in reports if r.status == "failed"]
+            self._stop(
+                record,
+                f"{len(failed)} of {len(reports)} clients failed in round {record['round']}, more "
+                f"than max_failed_fraction = {self.scenario.max_failed_fraction}; the first: "
+                f"{failed[0]}",
                 hint="events.log names them all; a larger max_failed_fraction lets the run go on",
             )
-        return record
+
+    def _check_finite(self, record: Record, arrays: ArrayRecord) -> None:
+        if bad := non_finite(to_arrays(arrays, copy=False)):
+            self._stop(
+                record,
+                f"after round {record['round']} the model's {bad} holds NaN or infinity",
+                hint="Try lower learning rates, the server's or the clients'",
+            )
+
+    def _stop(self, record: Record, problem: str, hint: str) -> NoReturn:
+        """End the run; what is known of its last round is written before."""
+        record |= self.ledger.close_round()
+        self.records.append(record)
+        self.folder.add_round(record)
+        raise RunError(problem, hint=hint)
 
     def write(self, record: Record, grid: WorkerGrid, arrays: ArrayRecord, start: float) -> None:
         """Test the weights when it is due and write the round."""

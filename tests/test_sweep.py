@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedsim import sweep
+from fedsim.events import at_work
 from fedsim.results import Run, find_runs
 from fedsim.seeds import Seeds
 from fedsim.trials import Range, SweepSection
@@ -65,6 +66,21 @@ def test_an_interrupted_trial_is_resumed_or_repeated_to_the_same_bits(fedsim, tm
     again = sweep.play(trials, tmp_path / "parts", file, lambda seed: StopAt(-1))
     assert [outcome(run) for run in again.runs] == [outcome(run) for run in whole.runs]
     assert len(find_runs([tmp_path / "parts"])) == (2 if saved == 1 else 3)
+
+
+def test_a_trial_that_is_at_work_elsewhere_is_not_begun_a_second_time(tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(GOOD + GRID)
+    trials = sweep.plan(file, ["num_rounds=3", "checkpoint.every=1"])
+    stops = iter([StopAt(2)])
+    with pytest.raises(KeyboardInterrupt):
+        sweep.play(trials, tmp_path, file, lambda seed: next(stops))
+    (first,) = find_runs([tmp_path])
+    with at_work(first.path):
+        played = sweep.play(trials, tmp_path, file, lambda seed: StopAt(-1))
+    assert len(played.failures) == 1
+    assert "is at work in another process" in played.failures[0]
+    assert len(find_runs([tmp_path])) == 2
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -219,13 +220,16 @@ class World:
         for i in done.late:
             reports[i].status = "late"
         if len(done.kept) < self.section.min_replies:
+            statuses = Counter(r.status for r in reports)
             for i in done.kept:
                 reports[i].status = "void"
             log.warning(
-                "a round changed nothing: %d of %d clients answered in time, and min_replies is %d",
+                "a round changed nothing: %d of %d clients answered in time, and min_replies is %d "
+                "(%s)",
                 len(done.kept),
                 len(reports),
                 self.section.min_replies,
+                ", ".join(f"{n} {status}" for status, n in statuses.most_common()),
             )
         finite = [end for end in ends if math.isfinite(end)]
         self._end = done.end_s if math.isfinite(done.end_s) else max(finite, default=self._start)

@@ -1,10 +1,16 @@
 """Clients that misbehave are rejected, named and counted, and the round goes on without them."""
 
+import time
+
+import numpy as np
 import pytest
 
 from fedsim import simulation
+from fedsim.checkpoint import Checkpoints
 from fedsim.errors import RunError
 from fedsim.results import Run
+from fedsim.strategies.fedavg import FedAvg
+from fedsim.task import Task
 from tests.engine.clients_that_misbehave import DAMAGES, FAULTS, LIES
 from tests.engine.runs import MISBEHAVE, STOCK
 from tests.problems import tiny
@@ -148,3 +154,65 @@ def test_a_client_that_hangs_in_compiled_code_is_a_failed_client(tmp_path, impat
     assert "it ended every worker process" in failed["error"]
     assert run.rounds[-1]["clients/completed"] == 5
     assert run.rounds[-1]["clients/retried"] == 1, "one death with others, one alone"
+
+
+PERSONAL = {"data": {"client_test_fraction": 0.3}, "evaluate": {"personal": True}}
+
+
+@pytest.fixture
+def rotten(monkeypatch):
+    """Makes the test rows of some clients unusable."""
+    whole = Task.client_data
+
+    def spoil(clients, what):
+        def client_data(task, client, which="train"):
+            if which == "test" and client in clients:
+                what()
+            return whole(task, client, which)
+
+        monkeypatch.setattr(Task, "client_data", client_data)
+
+    return spoil
+
+
+def rot():
+    raise ValueError("rotten rows")
+
+
+def test_failed_tests_on_clients_are_counted_and_may_stop_a_run(tmp_path, rotten):
+    rotten([2], rot)
+    run = simulation.run(tiny(**PERSONAL), out=tmp_path)
+    assert [r.get("clients/failed_tests") for r in run.rounds] == [None, 1, 1]
+    assert "rotten rows" in "\n".join(run.events)
+    rotten(range(6), rot)
+    with pytest.raises(RunError, match=r"6 of 6 clients failed in round 1.*rotten rows"):
+        simulation.run(tiny(**PERSONAL), out=tmp_path / "all")
+    (folder,) = (tmp_path / "all").glob("tiny/*")
+    assert Run.open(folder).rounds[-1]["clients/failed_tests"] == 6
+
+
+def test_a_test_that_hangs_is_a_failed_one(tmp_path, rotten):
+    rotten([2], lambda: time.sleep(30))
+    scenario = tiny(**PERSONAL, engine={"client_timeout_s": 0.5}, num_rounds=1)
+    run = simulation.run(scenario, out=tmp_path)
+    assert run.rounds[1]["clients/failed_tests"] == 1
+    assert "client 2, round 1, evaluate: worked longer" in "\n".join(run.events)
+
+
+def test_a_model_that_is_no_longer_finite_ends_the_run(tmp_path, monkeypatch):
+    def server_update(strategy, weights, delta, state):
+        state["updates"] = state.get("updates", 0) + 1
+        return {n: w / np.float32(state["updates"] != 3) for n, w in weights.items()}
+
+    monkeypatch.setattr(FedAvg, "server_update", server_update)
+    scenario = tiny(num_rounds=5, checkpoint={"every": 1})
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(RunError, match=r"after round 3 the model's .* holds NaN or infinity"),
+    ):
+        simulation.run(scenario, out=tmp_path)
+    (folder,) = tmp_path.glob("tiny/*")
+    assert [r["round"] for r in Run.open(folder).rounds] == [0, 1, 2, 3]
+    kept = Checkpoints(folder, 2).latest()
+    assert kept.server_round == 2
+    assert all(np.isfinite(x).all() for x in kept.weights.values())

@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 
 from fedsim import simulation, trees
 from fedsim.engine.states import ClientStates
-from fedsim.errors import OutputError, PayloadError
+from fedsim.errors import OutputError, PayloadError, RunError
 from fedsim.progress import Reporter
 from fedsim.results import Run
 from fedsim.strategies.fedavg import FedAvg
@@ -169,7 +169,7 @@ class Resuming(Reporter):
 
     def round_begins(self, server_round, num_clients):
         (folder,) = self.out.glob("tiny/*")
-        with pytest.raises(OutputError) as caught:
+        with pytest.raises(RunError) as caught:
             simulation.resume(folder)
         self.refusal = str(caught.value)
 
