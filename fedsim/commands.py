@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TRIED_ROWS = 8
 """``validate`` tests the untrained model on about this many rows, to see that they fit."""
+READ_ROWS = 10_000
+"""So many training rows it also encodes, to look at their values."""
 
 
 def run(
@@ -149,6 +151,8 @@ def validate(name: str, overrides: Sequence[str]) -> None:
         with InlineGrid(recipe) as grid:
             num_rows = len(split.ownership.test)
             grid.worker.test(grid.facts["arrays"], 0, -(-num_rows // TRIED_ROWS))
+            rows = split.rows.train
+            grid.worker.task.objective.encode(rows.select(range(min(len(rows), READ_ROWS))))
             strategy = build_strategy(scenario, grid.num_clients)
             if scenario.devices:
                 planning.check(grid, planning.world_of(recipe, grid))

@@ -245,7 +245,7 @@ def _check_told(client: Any, strategy: Any, scenario: Scenario) -> None:
     fitting = [
         name
         for name in registry.available("clients")
-        if set(told) <= set(registry.find("clients", name).heeds)
+        if set(told) <= set(getattr(registry.find("clients", name), "heeds", ()))
     ]
     raise PluginError(
         f"client '{scenario.client.name}' ignores the {ignored[0]} that strategy "

@@ -60,7 +60,6 @@ class TorchModule(Objective):
         """Call the user's function with ``model.options``."""
         if section.name is None or not load.is_function(section.name):
             raise ModelError("this task needs 'model: {name: module:function}'", key=("model",))
-        self.encode(train)  # refuses what no client could train on
         return load.from_function(section.name, section.options, {})
 
     def encode(self, rows: Dataset) -> Batch:
