@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import keyword
-from importlib.util import find_spec
+import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from fedsim.errors import OutputError
@@ -78,7 +79,7 @@ def write_strategy(name: str, folder: Path) -> None:
     for file in files:
         if (folder / file).exists():
             raise OutputError("exists already", where=file, hint="Choose another name")
-    if find_spec(name):
+    if name in sys.stdlib_module_names or PathFinder.find_spec(name):
         raise OutputError(
             f"there is a module '{name}' already, which this file would hide",
             hint="Choose another name",
