@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.comments import CommentedMap, CommentedOrderedMap, CommentedSeq, CommentedSet
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from fedsim.errors import Key, ScenarioError, did_you_mean
@@ -32,6 +32,9 @@ CHAINS = {("codec", "up"), ("codec", "down"), ("track",)}
 
 DEVICE_FILES = (".yaml", ".yml", ".json", ".csv", ".pkl", ".pickle")
 """Endings by which a value of the section ``devices`` is a file and no name."""
+
+MOST_LEVELS, MOST_VALUES = 50, 100_000
+TOO_DEEP = f"is nested too deeply: a scenario has at most {MOST_LEVELS} levels"
 
 
 @dataclass
@@ -190,6 +193,8 @@ def _parse(path: Path) -> Any:
         ) from None
     except YAMLError as error:
         raise ScenarioError(f"malformed YAML: {error}", where=str(path)) from None
+    except RecursionError:
+        raise ScenarioError(TOO_DEEP, where=str(path)) from None
     except UnicodeDecodeError as error:
         text = f"is not a text file: byte {error.start} is not UTF-8"
         raise ScenarioError(text, where=str(path)) from None
@@ -233,6 +238,7 @@ def _plain(node: Any, key: Key, file: str, places: dict[Key, str]) -> Any:
     if isinstance(node, str) and (key in PLUGIN_SECTIONS or set(key) == {"strategy"}):
         places[(*key, "name")] = places.get(key, file)
         return {"name": str(node)}
+    _check_node(node, key, file, places)
     if isinstance(node, CommentedMap):
         for name in node:
             line = node.lc.data[name][0] + 1 if name in (node.lc.data or {}) else node.lc.line + 1
@@ -250,6 +256,24 @@ def _plain(node: Any, key: Key, file: str, places: dict[Key, str]) -> Any:
     return str(node)  # dates and other YAML types
 
 
+def _check_node(node: Any, key: Key, file: str, places: dict[Key, str]) -> None:
+    """Refuse what is no mapping, list or plain value, and what aliases make endless."""
+    tag = getattr(getattr(node, "tag", None), "value", None)
+    where = places.get(key, file)
+    if isinstance(node, CommentedSet | CommentedOrderedMap) or tag:
+        raise ScenarioError(
+            f"YAML tags such as {tag or 'this one'} have no meaning in a scenario",
+            where=where,
+            hint="Leave the tag out; quote text that looks like a number",
+        )
+    if len(key) > MOST_LEVELS:
+        raise ScenarioError(TOO_DEEP, where=where)
+    if len(places) > MOST_VALUES:
+        raise ScenarioError(
+            f"has more than {MOST_VALUES:,} values", where=file, hint="Do its aliases multiply?"
+        )
+
+
 def _read_override(text: str) -> Layer:
     name, equals, value = text.partition("=")
     place = f"override '{text}'"
@@ -257,7 +281,7 @@ def _read_override(text: str) -> Layer:
         raise ScenarioError("an override is written key=value or a.b=value", where=place)
     try:
         node = YAML(typ="rt").load(value) if value.strip() else None
-    except YAMLError:
+    except (YAMLError, RecursionError):
         raise ScenarioError(
             "the value is not YAML", where=place, hint="Close its brackets, or quote it"
         ) from None

@@ -54,6 +54,19 @@ YAML: dict[str, Change] = {
         ('duplicate key "batch_size"',),
     ),
     "an unknown alias": (STRATEGY, "  name: *nope  # <-\n", ("undefined alias 'nope'",)),
+    "a tag": (RATE, "  learning_rate: !rate 0.1  # <-\n", ("YAML tags such as !rate",)),
+    "a tagged list": ("seed: 3", "seeds: !some [3]  # <-", ("YAML tags such as !some",)),
+    "an object": (
+        "name: tiny",
+        "name: !!python/object/apply:os.getcwd []  # <-",
+        ("YAML tags such as", "have no meaning in a scenario"),
+    ),
+    "a set": ("seed: 3", "seeds: !!set {3}  # <-", ("YAML tags such as",)),
+    "an alias of itself": (
+        "{backend: inline}",
+        "&e {backend: *e}",
+        ("'engine.backend' must be 'ray' or 'inline', not empty",),
+    ),
     "two documents": (END, f"{END}---  # <-\n{END}", ("found another document",)),
 }
 

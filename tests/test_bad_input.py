@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,10 @@ def test_the_good_scenario_is_good(fedsim):
 
 # Files
 
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in pairwise("abcdefgh")
+)
+
 
 @pytest.mark.parametrize(
     ("content", "says"),
@@ -93,6 +98,8 @@ def test_the_good_scenario_is_good(fedsim):
         "word": (b"hello\n", "the file holds a plain value"),
         "binary": (b"\x80\x81\x00\xff", "bad.yaml: is not a text file: byte 0 is not UTF-8"),
         "nul": (b"name: \x00\n", "malformed YAML: unacceptable character #x0000"),
+        "deep": (b"name: " + b"[" * 5000 + b"]" * 5000, "bad.yaml: is nested too deeply"),
+        "bomb": (BOMB.encode(), "bad.yaml: has more than 100,000 values. Do its aliases multiply?"),
     }.values(),
 )
 def test_a_file_that_is_no_scenario(fedsim, content, says):
