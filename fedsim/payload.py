@@ -60,7 +60,9 @@ class Frame:
         body = memoryview(data)[self.header.size :]
         if magic != self.magic or version != self.version:
             raise PayloadError(f"payload has no fedsim header of version {self.version}")
-        if (high << 32) + low != len(body) or checksum != _checksum([body]):
+        header = self.header.pack(magic, version, *fields, high, low, checksum)  # padding is 0
+        sound = header == data[: len(header)] and (high << 32) + low == len(body)
+        if not sound or checksum != _checksum([body]):
             raise PayloadError("payload is truncated or altered (length or checksum)")
         return tuple(fields), body
 

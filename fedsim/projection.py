@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from fedsim.arrays import Arrays
 from fedsim.directions import VERSION, Directions, Target, num_values, truncated_variance
 from fedsim.errors import ClientError, RunError
-from fedsim.seedpool import check_version, unsigned
+from fedsim.seedpool import check_unsigned, check_version, finite_in_float32, unsigned
 
 Scale = Literal["paper", "code"]
 BASIS, COUNTS, INDICES, COORDINATES, ORIGIN = "basis", "counts", "indices", "coordinates", "origin"
@@ -144,12 +144,15 @@ def coefficients(
     """A client's update as one scaled coefficient for each block and vector, mostly 0.
 
     Raises:
-        ClientError: The vectors do not belong together, or an index is outside the basis.
+        ClientError: The vectors do not belong together, an index is outside the basis, or a
+            coefficient is more than float32 holds.
     """
-    counts = update.get(COUNTS, np.zeros(0, np.uint8)).astype(np.intp)
+    check_unsigned(update, COUNTS, INDICES, ORIGIN)
+    counts = update.get(COUNTS, np.zeros(0, np.uint8))
     sent = update.get(COORDINATES, np.zeros(0, np.float32))
     values = sent.astype(np.float64)
-    if len(counts) != len(sizes) or counts.sum() != len(values) or counts.max() > basis.size:
+    fits = len(counts) == len(sizes) and counts.max(initial=0) <= basis.size
+    if not fits or counts.sum() != len(values):
         raise ClientError(
             f"the update's vectors do not fit {len(sizes)} blocks of up to {basis.size} vectors"
         )
@@ -162,6 +165,8 @@ def coefficients(
         part = values[start : start + count] * unit(sent.dtype, size)
         result[number, chosen] = part * basis.factor(size, max(1, count))
         start += count
+    if not finite_in_float32(result):
+        raise ClientError("the update's coordinates are more than float32 holds")
     return result
 
 
@@ -170,10 +175,10 @@ def _chosen(
 ) -> NDArray[np.intp]:
     if ORIGIN in update and len(update[ORIGIN]) == 1:
         return choose(int(update[ORIGIN][0]), number, count, basis.size)
-    chosen = update.get(INDICES, np.zeros(0, np.uint8))[start : start + count].astype(np.intp)
+    chosen = update.get(INDICES, np.zeros(0, np.uint8))[start : start + count]
     if len(chosen) != count or np.any(chosen >= basis.size) or len(set(chosen.tolist())) != count:
         raise ClientError(f"the update's indices do not fit a basis of {basis.size} vectors")
-    return chosen
+    return chosen.astype(np.intp)
 
 
 @dataclass(frozen=True)

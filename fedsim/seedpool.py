@@ -142,9 +142,10 @@ class SeedPool:
         """
         self.check(update)
         if ACCUMULATORS in update:
-            return update[ACCUMULATORS].astype(np.float64)
-        sums = np.zeros(self.size)
-        np.add.at(sums, update[SEEDS].astype(np.intp), update[SCALARS].astype(np.float64))
+            sums = update[ACCUMULATORS].astype(np.float64)
+        else:
+            sums = np.zeros(self.size)
+            np.add.at(sums, update[SEEDS].astype(np.intp), update[SCALARS].astype(np.float64))
         if not finite_in_float32(sums):
             raise ClientError("the update's scalars add up to more than float32 holds")
         return sums
@@ -171,9 +172,8 @@ class SeedPool:
                 f"the update's vectors {sorted(update)} do not fit a pool of {self.size} seeds",
                 allowed=f"'{SEEDS}' and '{SCALARS}' of one length, or '{ACCUMULATORS}' of all",
             )
+        check_unsigned(update, SEEDS)
         seeds = update.get(SEEDS, np.zeros(0, np.uint16))
-        if seeds.dtype.kind != "u" or any(x.ndim != 1 for x in update.values()):
-            raise ClientError("the update's seeds are no list of unsigned integers")
         if outside := seeds[seeds >= self.size].tolist():
             raise ClientError(f"seed {outside[0]} is outside the pool of {self.size}")
         for name, x in update.items():
@@ -192,6 +192,17 @@ def check_version(version: int) -> None:
             f"the directions are of version {version}; this fedsim makes version {VERSION}",
             hint="Go on with the release that began the run",
         )
+
+
+def check_unsigned(update: Mapping[str, NDArray[Any]], *names: str) -> None:
+    """Refuse seeds, counts and places that are no unsigned integers.
+
+    Raises:
+        ClientError: With the name of the vector.
+    """
+    for name in names:
+        if name in update and (update[name].dtype.kind != "u" or update[name].ndim != 1):
+            raise ClientError(f"the update's {name} are no list of unsigned integers")
 
 
 def finite_in_float32(sums: NDArray[np.float64]) -> bool:

@@ -24,6 +24,7 @@ from tests.test_fedkseed import CLIENT, KSEED, START, STRATEGY, build, pairs, po
         (pairs([3], [np.nan]), "NaN"),
         (pairs([3, 4], [1]), "do not fit a pool of 64"),
         ({"accumulators": np.ones(63, np.float32)}, "do not fit a pool of 64"),
+        ({"accumulators": np.full(64, 1e300)}, "more than float32 holds"),
         ({"seeds": np.uint16([1])}, "do not fit"),
         ({"seeds": np.int64([-1]), "scalars": np.float32([1])}, "no list of unsigned integers"),
         ({"seeds": np.float32([3.7]), "scalars": np.float32([1])}, "no list of unsigned integers"),

@@ -61,6 +61,8 @@ def test_truncated_payloads_and_false_counts_are_refused():
     for length in range(len(data)):
         with pytest.raises(PayloadError):
             wire.unpack(Payload(data[:length]))
+    with pytest.raises(PayloadError, match="altered"):
+        wire.unpack(Payload(data[:3] + b"x" + data[4:]))  # a byte that means nothing
     huge = bytes([1, 1]) + b"i" + wire._HEAD.pack(3, 1, 2**32 - 1) + b"\0"
     with pytest.raises(PayloadError, match="ends too early"):
         wire.unpack(Payload(FRAME.close([huge])))
