@@ -291,12 +291,15 @@ class Simulation:
 
     def _check_failures(self, record: Record, reports: list[Report], share: float) -> None:
         if share > self.scenario.max_failed_fraction:
+            server_round = record["round"]
             failed = [r.error for r in reports if r.status == "failed"]
+            counted = f"{len(failed)} of {len(reports)} clients failed in round {server_round}"
+            if self.events:  # over several updates; the last failure may be earlier than this one
+                counted = f"{share:.0%} of the latest clients failed up to round {server_round}"
             self._stop(
                 record,
-                f"{len(failed)} of {len(reports)} clients failed in round {record['round']}, more "
-                f"than max_failed_fraction = {self.scenario.max_failed_fraction}; the first: "
-                f"{failed[0]}",
+                f"{counted}, more than max_failed_fraction = {self.scenario.max_failed_fraction}"
+                + (f"; the first: {failed[0]}" if failed else ""),
                 hint="events.log names them all; a larger max_failed_fraction lets the run go on",
             )
 

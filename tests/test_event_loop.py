@@ -281,7 +281,7 @@ def test_a_client_that_ends_every_worker_fails_alone(tmp_path, impatient):
 
 def test_a_run_in_which_everybody_fails_stops(tmp_path):
     client = {"name": MISBEHAVE + "Faulty", "victims": list(range(6))}
-    with pytest.raises(RunError, match="clients failed in round 1"):
+    with pytest.raises(RunError, match="100% of the latest clients failed up to round 1"):
         simulation.run(anarchic(client=client), out=tmp_path)
 
 
