@@ -36,7 +36,7 @@ def check_update(update: Update, like: Arrays) -> float:
     length = norm(update.arrays)
     if not math.isfinite(length):
         raise ClientError(
-            f"the update's {_too_large(update.arrays)}",
+            f"the update's {_not_finite(update.arrays)}",
             hint="Try a lower learning rate or max_grad_norm",
         )
     weight: Any = update.num_examples
@@ -106,11 +106,11 @@ def _sound(arrays: Arrays, like: Arrays) -> Arrays:
     if difference := misfit(arrays, like):
         raise PayloadError(f"the payload does not fit the model: {difference}")
     if not math.isfinite(norm(arrays)):
-        raise PayloadError(f"the payload's {_too_large(arrays)}")
+        raise PayloadError(f"the payload's {_not_finite(arrays)}")
     return arrays
 
 
-def _too_large(arrays: Arrays) -> str:
+def _not_finite(arrays: Arrays) -> str:
     """Why the norm of these arrays is not finite."""
     bad = non_finite(arrays)
     return f"{bad} holds NaN or infinity" if bad else "values overflow when they are squared"

@@ -37,8 +37,8 @@ class Downlink:
         self._state: dict[str, Any] = {}
         self._sent = [0]  # bytes of all numbered broadcasts before each one, and after the last
         self._packed = 0
-        self._seen: dict[int, int] = {}  # last broadcast of each client, with error feedback
-        self._before: dict[int, int | None] = {}  # and the one before, till it answers
+        self._seen: dict[int, int] = {}  # last broadcast that a client answered, with feedback
+        self._asked: dict[int, int] = {}  # last one that it was sent
 
     def encode(self, arrays: Arrays, plan: bytes = b"", number: int | None = None) -> Broadcast:
         """A broadcast of weights; its random draws depend on its number, the next by default.
@@ -70,8 +70,8 @@ class Downlink:
         """Enter into a client's report what it was sent, with what it needed besides."""
         parts, report.down_layers = dict(broadcast.parts), broadcast.layers
         if broadcast.base is not None:
-            last = self._before[report.client] = self._seen.get(report.client)
-            self._seen[report.client] = broadcast.number
+            last = self._seen.get(report.client)
+            self._asked[report.client] = broadcast.number
             whole = HEADER.size + num_bytes(broadcast.base.values())
             missed = 0 if last is None else self._sent[broadcast.number - 1] - self._sent[last]
             missed = max(missed, 0)  # the same broadcast once more
@@ -82,12 +82,10 @@ class Downlink:
                 parts["catchup"] = missed
         report.down_parts, report.down_bytes = parts, sum(parts.values())
 
-    def take_back(self, client: int) -> None:
-        """The client has not answered to its last broadcast: it may not have it."""
-        if client in self._before and (last := self._before.pop(client)) is not None:
-            self._seen[client] = last
-        else:
-            self._seen.pop(client, None)
+    def heard(self, client: int) -> None:
+        """The client has answered to its last broadcast: it has it."""
+        if client in self._asked:
+            self._seen[client] = self._asked.pop(client)
 
     def residual(self, arrays: Arrays) -> float | None:
         """How far the receivers' copy is from the weights last sent; None without feedback."""

@@ -350,8 +350,8 @@ class WorkerGrid(MessageGrid):
                 self.states.put(report.client, state, block.draw)
             if report.error:
                 log.warning(report.error)
-            if report.status not in ANSWERED:
-                self.downlink.take_back(report.client)
+            if report.status in ANSWERED:
+                self.downlink.heard(report.client)
         self.on_reply(len(block.clients))
 
     def _answers(

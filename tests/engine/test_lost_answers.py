@@ -51,8 +51,18 @@ def test_failures_that_are_allowed_are_not_waited_for_without_end(tmp_path, monk
 def test_payloads_that_cannot_be_decoded_are_failures(tmp_path):
     client = {"name": MISBEHAVE + "Faulty", "fault": "marked", "victims": list(range(6))}
     codec = {"up": {"name": MISBEHAVE + "Damaging"}}
-    with pytest.raises(RunError, match=r"clients failed in round 1.*decode"):
+    with pytest.raises(RunError, match=r"100% of the latest clients failed up to round 1.*decode"):
         simulation.run(asynchronous(client=client, codec=codec), out=tmp_path)
+
+
+@pytest.mark.parametrize("seed", [8, 9])
+def test_failures_are_judged_over_several_updates(tmp_path, seed):
+    """With seed 8 the twentieth answer is a good one, and so is all of its update."""
+    client = {"name": MISBEHAVE + "Faulty", "victims": [0, 1, 2]}
+    scenario = asynchronous(seed=seed, client=client, max_failed_fraction=0.4, num_rounds=60)
+    with pytest.raises(RunError, match="of the latest clients failed up to round") as stop:
+        simulation.run(scenario, out=tmp_path)
+    assert ("the dog ate it" in str(stop.value)) == (seed == 9)
 
 
 def test_many_lost_answers_stop_nothing(tmp_path):
