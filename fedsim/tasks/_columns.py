@@ -1,4 +1,4 @@
-"""Columns that a task's options name."""
+"""Columns that a task's options name, and values that it can take."""
 
 from __future__ import annotations
 
@@ -26,6 +26,19 @@ def check_column(rows: Dataset, name: str, option: str) -> None:
             hint=did_you_mean(name, rows.column_names),
             allowed=f"Columns: {', '.join(rows.column_names)}",
         )
+
+
+def column(rows: Dataset, name: str, option: str) -> Any:
+    """The values of a column.
+
+    Raises:
+        DataError: There is no such column; ``option`` is the task's option that named it.
+    """
+    check_column(rows, name, option)
+    from fedsim.data.owned import OwnedRows  # loads datasets, which takes a second
+
+    fast = rows.array(name) if isinstance(rows, OwnedRows) else None
+    return rows.with_format("numpy")[name][:] if fast is None else fast
 
 
 def numbers(values: Any, name: str, option: str) -> NDArray[np.float32]:

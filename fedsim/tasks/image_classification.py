@@ -21,7 +21,8 @@ from fedsim.models import load
 from fedsim.scenario import ModelSection
 from fedsim.task import Batch, Objective, Totals
 
-from ._columns import check_column, classes
+from ._classification import classification_metrics, classification_totals, cross_entropy
+from ._columns import classes, column
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -100,55 +101,10 @@ class ImageClassification(Objective):
         return classification_metrics(totals)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross entropy.
-
-    Raises:
-        DataError: A label is none of the model's classes.
-    """
-    try:
-        return functional.cross_entropy(logits, labels, reduction=reduction)
-    except IndexError:
-        raise DataError(
-            f"the label {int(labels.max())} is none of the {logits.shape[1]} classes that the "
-            "model tells apart",
-            key=("task", "label_column"),
-            allowed="Labels are whole numbers from 0, below the number of classes",
-        ) from None
-
-
-def classification_totals(logits: Tensor, labels: Tensor) -> Totals:
-    """Summed cross entropy, correct answers and rows of a batch."""
-    return {
-        "loss": cross_entropy(logits, labels, reduction="sum").item(),
-        "correct": float((logits.argmax(-1) == labels).sum()),
-        "rows": float(len(labels)),
-    }
-
-
-def classification_metrics(totals: Totals) -> dict[str, float]:
-    """Accuracy and mean cross entropy of summed totals."""
-    rows = totals["rows"]
-    return {"accuracy": totals["correct"] / rows, "loss": totals["loss"] / rows}
-
-
 def _logits(model: nn.Module, batch: Batch) -> Tensor:
     output = model(batch["images"])
     logits: Tensor = getattr(output, "logits", output)
     return logits
-
-
-def column(rows: Dataset, name: str, option: str) -> Any:
-    """The values of a column.
-
-    Raises:
-        DataError: There is no such column; ``option`` is the task's option that named it.
-    """
-    check_column(rows, name, option)
-    from fedsim.data.owned import OwnedRows  # loads datasets, which takes a second
-
-    fast = rows.array(name) if isinstance(rows, OwnedRows) else None
-    return rows.with_format("numpy")[name][:] if fast is None else fast
 
 
 def _is_8_bit(feature: Any) -> bool:

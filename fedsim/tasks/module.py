@@ -19,14 +19,9 @@ from fedsim.errors import ModelError
 from fedsim.models import load
 from fedsim.scenario import ModelSection
 from fedsim.task import Batch, Objective, Totals
-from fedsim.tasks.image_classification import (
-    classification_metrics,
-    classification_totals,
-    column,
-    cross_entropy,
-)
 
-from ._columns import classes, numbers
+from ._classification import classification_metrics, classification_totals, cross_entropy
+from ._columns import classes, column, numbers
 
 if TYPE_CHECKING:
     from datasets import Dataset

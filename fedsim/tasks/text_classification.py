@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedsim.errors import DataError
 from fedsim.models import load, tokenizer
@@ -22,8 +21,8 @@ from fedsim.scenario import ModelSection
 from fedsim.task import Batch, Objective, Totals
 
 from . import _text
+from ._classification import classification_metrics, classification_totals, cross_entropy
 from ._columns import check_column
-from .image_classification import classification_metrics, classification_totals
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -125,7 +124,7 @@ class TextClassification(Objective):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Mean cross entropy."""
-        return functional.cross_entropy(_text.logits(model, batch), batch["labels"])
+        return cross_entropy(_text.logits(model, batch), batch["labels"])
 
     def totals(self, model: nn.Module, batch: Batch) -> Totals:
         """Summed cross entropy, correct answers, rows."""

@@ -13,7 +13,7 @@ from fedsim.client import Client, ClientMethod, Update
 from fedsim.models import load
 from fedsim.scenario import ModelSection
 from fedsim.task import Batch
-from fedsim.tasks.image_classification import column
+from fedsim.tasks._columns import column
 from fedsim.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
