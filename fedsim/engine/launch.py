@@ -275,6 +275,8 @@ def _load_ray(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # 15 starves beside anything else that runs
+    # No worker before it is needed: a program would wait for ever for one that died too soon.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     # Processes of a node that find no answer yet ask again: after 20 ms for 10 s, not after 1 s.
     os.environ.setdefault("RAY_raylet_client_connect_timeout_milliseconds", "20")
     os.environ.setdefault("RAY_raylet_client_num_connect_attempts", "500")

@@ -6,6 +6,7 @@ Blocks go to whichever actor is idle; which one works on a block has no influenc
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,6 +24,8 @@ from fedsim.errors import FedsimError, RunError
 log = logging.getLogger("fedsim")
 _NOT_SENT = "The actor is restarting"
 """What Ray says of a call to an actor that has died before."""
+_START_S = 10.0
+"""Seconds in which a worker process starts and builds its worker, as a rule."""
 MEMORY_HINT = "Was it out of memory? Fewer workers (engine.workers) need less"
 
 
@@ -40,6 +43,7 @@ class RayGrid(WorkerGrid):
         super().__init__(recipe, on_reply, states, residuals)
         self.launch = launch
         self.num_workers = launch.num_workers
+        self._waited_since = time.monotonic()
         self._scratch = ExitStack()
 
     def __enter__(self) -> Self:
@@ -54,10 +58,8 @@ class RayGrid(WorkerGrid):
                 recipe = replace(recipe, scratch=Path(scratch))
             self._recipe = ray.put(recipe)  # held, so that restarted actors can read it
             self._recovering = {self._build(actor): actor for actor in actors}
-            for ref in list(self._recovering):
-                self._take_back(ref)
-            if not self._idle:
-                raise RunError("no worker process is left", hint=MEMORY_HINT)
+            while not self._idle:  # the others join when they are ready
+                self._take_back(self._next([*self._recovering]))
             self._scratch = stack.pop_all()
         return self
 
@@ -140,12 +142,31 @@ class RayGrid(WorkerGrid):
         return actor.build.options(max_task_retries=-1).remote(self._recipe)
 
     def _next(self, refs: list[Any]) -> Any:
+        """The reference that is ready first."""
         import ray
 
-        ready, _ = ray.wait(refs, num_returns=1) if refs else ([], [])
-        if not ready:
+        if not refs:
             raise RunError("no worker process is left", hint=MEMORY_HINT)
-        return ready[0]
+        while True:
+            ready, _ = ray.wait(refs, num_returns=1, timeout=_START_S)
+            self._start_another()
+            if ready:
+                return ready[0]
+
+    def _start_another(self) -> None:
+        """Let Ray start one more process where an actor has waited long for its own.
+
+        A process that dies before Ray has heard of it leaves its actor waiting for ever; the next
+        one to start takes its place. Where none died, this one has nothing to do and ends.
+        """
+        import ray
+
+        now = time.monotonic()
+        if not self._recovering:
+            self._waited_since = now
+        elif now - self._waited_since > _START_S:
+            self._waited_since = now
+            ray.remote(num_cpus=0)(lambda: None).remote()
 
     def _take_back(self, ref: Any) -> None:
         """An actor has built its worker and is ready, or it is gone for good."""

@@ -53,6 +53,15 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
     return [p for p in descendants(process) if "worker.io" in threads(p)]
 
 
+def copies_of(process: psutil.Process) -> list[psutil.Process]:
+    """Copies of the fork server of ``process``, those that Ray does not know yet included."""
+    rays = ("raylet", "gcs_server")
+    with contextlib.suppress(psutil.NoSuchProcess):
+        own = [child for child in process.children() if child.name() not in rays]
+        return [copy for child in own for copy in child.children()]
+    return []
+
+
 def descendants(process: psutil.Process) -> list[psutil.Process]:
     """All processes below one, or none when it is gone."""
     with contextlib.suppress(psutil.NoSuchProcess):

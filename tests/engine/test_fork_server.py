@@ -15,7 +15,7 @@ from fedsim import simulation
 from fedsim.engine import fork_client, fork_server, launch
 from fedsim.results import Run
 from fedsim.scenario import EngineSection, ModelSection
-from tests.engine.killing import RAY, Drivers, slow_scenario, wait_for, workers_of
+from tests.engine.killing import RAY, Drivers, copies_of, slow_scenario, wait_for, workers_of
 from tests.engine.runs import outcome
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="copies are made on Linux only")
@@ -249,3 +249,20 @@ def test_killed_copies_and_a_killed_server_change_nothing(tmp_path):
     assert outcome(Run.open(folder)) == expected
     _, left = psutil.wait_procs(again, timeout=20)
     assert not left
+
+
+@LINUX
+@pytest.mark.slow
+def test_a_copy_that_dies_before_ray_knows_it_is_replaced(tmp_path):
+    expected = outcome(simulation.run(slow_scenario({"backend": "inline"}), out=tmp_path / "here"))
+    drivers = Drivers()
+    driver = drivers.start(slow_scenario(RAY), tmp_path / "there")
+    me = psutil.Process(driver.pid)
+    wait_for(lambda: bool(copies_of(me)), driver)
+    first = copies_of(me)
+    first[0].kill()
+    wait_for(lambda: len([p for p in workers_of(me) if p != first[0]]) == 2, driver)
+    driver.join(120)
+    assert driver.exitcode == 0
+    (folder,) = (tmp_path / "there").glob("tiny/*")
+    assert outcome(Run.open(folder)) == expected
