@@ -116,15 +116,19 @@ def slope(losses: tuple[float, float], eps: float, loss_clip: float | None) -> f
 
 
 class Log:
-    """Losses and scalars of a client's steps, as metrics."""
+    """Losses and scalars of a client's steps, as metrics and for ``log_step``."""
 
-    def __init__(self) -> None:
+    def __init__(self, client: Client) -> None:
+        self._client = client
         self._losses: list[float] = []
         self._scalars: list[float] = []
         self.dropped = 0
 
-    def add(self, losses: tuple[float, float], scalar: float | None) -> None:
-        """Note a step; ``None`` is a dropped one."""
+    def add(self, step: int, seed: int, losses: tuple[float, float], scalar: float | None) -> None:
+        """Note a probe in a step, counted from 1; with the scalar ``None`` it is a dropped one."""
+        above, below = losses
+        found = {"scalar": scalar, "loss_plus": above, "loss_minus": below}
+        self._client.log_step(step, direction_seed=seed, **found)
         if scalar is None:
             self.dropped += 1
         else:

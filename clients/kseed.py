@@ -70,14 +70,14 @@ class KSeed(ClientMethod):
         pool = SeedPool.of(client.received)
         chosen = self._choices(client, pool)
         pairs: list[tuple[int, float]] = []
-        log = Log()
+        log = Log(client)
         with forward_only(client):
             walker = Walker(client, pool.kind, self.eps, self.exact)
             batches = client.batches(self.batch_size, steps=self.local_steps)
-            for k, batch in zip(chosen, batches, strict=True):
+            for step, (k, batch) in enumerate(zip(chosen, batches, strict=True), start=1):
                 losses = walker.probe(batch, pool.seeds[k])
                 g = slope(losses, self.eps, self.loss_clip)
-                log.add(losses, g)
+                log.add(step, pool.seeds[k], losses, g)
                 if g is not None:
                     walker.move({pool.seeds[k]: -pool.eta * float(np.float32(g))})
                     pairs.append((int(k), g))

@@ -59,7 +59,7 @@ class MeZO(ClientMethod):
 
     def train(self, client: Client) -> Update:
         """Run the local steps and send the difference."""
-        log = Log()
+        log = Log(client)
         with forward_only(client):
             walker = Walker(client, self.directions, self.eps, self.exact)
             for number, batch in enumerate(client.batches(self.batch_size, steps=self.local_steps)):
@@ -79,7 +79,7 @@ class MeZO(ClientMethod):
             seed = self.seed(client, number * self.num_directions + which)
             losses = walker.probe(batch, seed)
             g = slope(losses, self.eps, self.loss_clip)
-            log.add(losses, g)
+            log.add(number + 1, seed, losses, g)
             if g is not None:
                 terms[seed] = -rate * g / self.num_directions
         if self.weight_decay:

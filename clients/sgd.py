@@ -82,9 +82,10 @@ class SGD(ClientMethod):
         parameters = list(client.parameters.values())
         optimizer = self._make_optimizer(parameters, self.rate(client.round, client.num_rounds))
         losses: list[float] = []
-        for batch in self.batches(client):
+        for step, batch in enumerate(self.batches(client), start=1):
             optimizer.zero_grad()
             losses.append(self._backward(client, batch))
+            client.log_step(step, loss=losses[-1])
             if self.max_grad_norm:
                 torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
             optimizer.step()

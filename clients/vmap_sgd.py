@@ -83,7 +83,11 @@ class VmapSGD(SGD):
             gradients, loss = step(weights, stacked)
             weights = {name: w.add(gradients[name], alpha=-rate) for name, w in weights.items()}
             losses.append(loss)
-        means = torch.stack(losses).mean(dim=0).tolist()
+        table = torch.stack(losses)
+        means = table.mean(dim=0).tolist()
+        for client, its_losses in zip(clients, table.T.tolist(), strict=True):
+            for number, its_loss in enumerate(its_losses, start=1):
+                client.log_step(number, loss=its_loss)
         delta = task.fetched({name: w - start[name] for name, w in weights.items()})
         return [
             Update({n: x[i] for n, x in delta.items()}, client.num_examples, {"train_loss": mean})

@@ -81,7 +81,7 @@ class ZOAdaMU(ClientMethod):
 
     def train(self, client: Client) -> Update:
         """Run the local steps and send the difference."""
-        log = Log()
+        log = Log(client)
         with forward_only(client):
             weights = memory(client)
             size = num_values(weights)
@@ -93,7 +93,7 @@ class ZOAdaMU(ClientMethod):
                 values = self.anneal(first + number, total) if m.any() else (1.0, 1.0, 1.0)
                 seed = draw_seed(client.generator)
                 direction = _Direction(Directions(size, self.directions), seed, m, values)
-                self._step(client, batch, weights, direction, log)
+                log.add(number + 1, seed, *self._step(client, batch, weights, direction))
         if self.momentum == "keep":
             client.state["m"] = m
         return client.update(**log.metrics)
@@ -111,8 +111,9 @@ class ZOAdaMU(ClientMethod):
         return a, b, c
 
     def _step(
-        self, client: Client, batch: Batch, weights: Target, direction: _Direction, log: Log
-    ) -> None:
+        self, client: Client, batch: Batch, weights: Target, direction: _Direction
+    ) -> tuple[tuple[float, float], float | None]:
+        """The two losses of the probe, and the slope along which the weights moved."""
         client.count(3 * ADD_FLOPS * direction.of.size)  # two probes and the step
 
         def shift(scale: float) -> None:
@@ -125,7 +126,6 @@ class ZOAdaMU(ClientMethod):
         losses = (above, client.loss(batch).item())
         g = slope(losses, self.eps, self.loss_clip)
         rate = float(client.config.get("learning-rate", self.learning_rate))
-        log.add(losses, g)
         for index, slices in enumerate(direction.of.slices(weights)):
             p, v = direction.block(index)  # of the old m, which is overwritten below
             change = np.float32(self.eps) * p
@@ -133,6 +133,7 @@ class ZOAdaMU(ClientMethod):
                 change -= np.float32(rate * g) * self._update(p, v)
                 direction.m[index * BLOCK : index * BLOCK + p.size] = np.sign(np.float32(g)) * p
             add(slices, change)
+        return losses, g
 
     def _update(self, p: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.float32]:
         if not self.normalise:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedsim.arrays import Arrays
-from fedsim.errors import PluginError
+from fedsim.errors import ClientError, PluginError
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fedsim.cost import Tally
     from fedsim.task import Batch, Task
 
+Step = dict[str, int | float | None]
+"""One line of steps.jsonl."""
 KINDS = ("delta", "sparse", "seeds", "projection", "layers", "tensors")
 """Kinds of update that a client can send and a strategy can accept."""
 
@@ -55,6 +57,7 @@ class Client:
         generator: This client's torch generator for this round.
         tally: Counts the batches, where the scenario has devices.
         rows_at_once: Rows that the device can hold in a batch; None for any number.
+        steps: What ``log_step`` noted; None where the scenario does not ask for it.
     """
 
     id: int
@@ -67,6 +70,7 @@ class Client:
     generator: torch.Generator
     tally: Tally | None = None
     rows_at_once: int | None = None
+    steps: list[Step] | None = None
 
     @cached_property
     def data(self) -> Batch:
@@ -116,6 +120,27 @@ class Client:
         """Note work of the device beside its batches, such as moving along a direction."""
         if self.tally is not None:
             self.tally.flops += flops
+
+    def log_step(self, number: int, /, **values: int | float | None) -> None:
+        """Note a local step for steps.jsonl, where the scenario says ``log_steps: true``.
+
+        Args:
+            number: Of the step, from 1; several lines of a step have the same.
+            **values: What was found, such as ``loss``; None where the step has no such value.
+
+        Raises:
+            ClientError: A value is no number.
+        """
+        if self.steps is None:
+            return
+        place: Step = {"round": self.round, "client": self.id, "step": number}
+        for name, value in values.items():
+            if not isinstance(value, int | float | None) or name in place:
+                raise ClientError(
+                    f"log_step: {name} = {repr(value)[:80]} is no number under a free name",
+                    hint=f"Give int, float or None, not under {', '.join(place)}",
+                )
+        self.steps.append(place | values)
 
     def pieces(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
         """The batch in pieces that the device can hold, each with its part of the rows.

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedsim.errors import RunError
+from fedsim.errors import OutputError, RunError
 from fedsim.progress import Reporter
 from fedsim.results import RunFolder, writing
 
@@ -51,7 +51,7 @@ def recorded(folder: RunFolder, reporter: Reporter) -> Iterator[None]:
     flower.handlers, flower.propagate = [], False
     flower.setLevel(logging.WARNING)
     logging.captureWarnings(True)
-    sink = folder.log_handler()
+    sink = EventLog(folder)
     for logger in (log, flower, python):
         logger.addHandler(sink)
     log.addHandler(terminal)
@@ -63,6 +63,22 @@ def recorded(folder: RunFolder, reporter: Reporter) -> Iterator[None]:
             logger.removeHandler(sink)
         log.removeHandler(terminal)
         flower.handlers, flower.level = before
+
+
+class EventLog(logging.Handler):
+    """Sends warnings and worse to a run's events.log."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__(logging.WARNING)
+        self.folder = folder
+        self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a line."""
+        try:
+            self.folder.event(record.levelname, self.format(record))
+        except OutputError:
+            self.handleError(record)  # logging's own way: shown on stderr, the caller goes on
 
 
 class _Terminal(logging.Handler):

@@ -48,6 +48,10 @@ class Runs(Sequence[Run]):
         """One row per run, round and client, with the keys of clients.jsonl."""
         return tables.clients(self)
 
+    def steps(self) -> DataFrame:
+        """One row per run and local step, with the keys of steps.jsonl; see ``log_steps``."""
+        return tables.steps(self)
+
     def summary(self) -> DataFrame:
         """One row per run: scores, totals, status."""
         return tables.summaries(self)

@@ -4,8 +4,9 @@ A folder ``<root>/<name>/<time>-<digest>/`` holds
 
     scenario.yaml   as the user gave it           rounds.jsonl    a line a round; 0 = before round 1
     resolved.yaml   after parents and overrides   clients.jsonl   a line per client and round
-    env.json        versions, machine, git state  events.log      every warning
-    STATUS          running | done | failed | interrupted         summary.json    at the end
+    env.json        versions, machine, git state  steps.jsonl     a line a local step (log_steps)
+    summary.json    at the end                    events.log      every warning
+    STATUS          running | done | failed | interrupted
 
 Keys of records are slash-grouped and carry their unit (``comm/up_bytes``). Quantities are those of
 the round; ``*_cum`` are running totals. A key that was not measured in a round is left out. JSON
@@ -62,6 +63,7 @@ __all__ = [
 
 log = logging.getLogger("fedsim")
 STATUSES = ("running", "done", "failed", "interrupted")
+STEPS = "steps.jsonl"
 MARKERS = ("STATUS", "rounds.jsonl", "resolved.yaml")
 """A folder with one of these files is a run folder."""
 
@@ -122,7 +124,8 @@ class RunFolder:
             OutputError: The folder cannot be read or written.
         """
         folder, problems = cls(path), list[str]()
-        for name in ("rounds.jsonl", "clients.jsonl"):
+        steps = [STEPS] if (path / STEPS).exists() else []
+        for name in ("rounds.jsonl", "clients.jsonl", *steps):
             kept = [r for r in read_rounds(path / name, problems) if r["round"] <= last_round]
             write_text(path / name, "".join(f"{dumps(record)}\n" for record in kept))
         (path / "summary.json").unlink(missing_ok=True)
@@ -142,14 +145,15 @@ class RunFolder:
         """Append the rows of a round's clients to clients.jsonl; NaN and infinities become null."""
         self._append("clients.jsonl", rows)
 
+    def add_steps(self, rows: Sequence[Record]) -> None:
+        """Append clients' local steps to steps.jsonl, which is there once there are some."""
+        if rows:
+            self._append(STEPS, rows)
+
     def event(self, level: str, message: str) -> None:
         """Append one line to events.log; line breaks in the message become `` | ``."""
         text = " | ".join(line.strip() for line in message.splitlines() if line.strip())
         self._write("events.log", f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {level} {text}\n")
-
-    def log_handler(self) -> logging.Handler:
-        """A handler that sends warnings and worse to events.log."""
-        return _EventHandler(self)
 
     def finish(self, summary: Record, status: str) -> None:
         """Write summary.json (under a temporary name, then renamed), then STATUS.
@@ -187,19 +191,6 @@ class RunFolder:
                     f"{name}: '{key}'{who} is {value} in round {record.get('round')}; "
                     "written as null here and from now on",
                 )
-
-
-class _EventHandler(logging.Handler):
-    def __init__(self, folder: RunFolder) -> None:
-        super().__init__(logging.WARNING)
-        self.folder = folder
-        self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self.folder.event(record.levelname, self.format(record))
-        except OutputError:
-            self.handleError(record)  # logging's own way: shown on stderr, the caller goes on
 
 
 @contextmanager
@@ -313,6 +304,12 @@ class Run:
     def clients(self) -> Iterator[Record]:
         """Records of clients.jsonl, read from disk at each use."""
         return read_lines(self.path / "clients.jsonl", self.problems)
+
+    @property
+    def steps(self) -> Iterator[Record]:
+        """Records of steps.jsonl, read from disk at each use; none unless the scenario asked."""
+        there = (self.path / STEPS).is_file()
+        return read_lines(self.path / STEPS, self.problems) if there else iter(())
 
     @property
     def name(self) -> str:

@@ -265,6 +265,9 @@ class Scenario(Section):
     data: DataSection
     client: NamedPlugin = Plugin(name="sgd")
     """What clients do in a round; see `fedsim list clients`."""
+    log_steps: bool = False
+    """Write a line for each local step to steps.jsonl: its loss; of zeroth-order clients also seed
+    and scalar."""
     mods: tuple[str, ...] = ()
     """Flower client mods around training, outermost first: ``flwr.clientapp.mod:...``."""
     strategy: NamedPlugin = Plugin(name="fedavg")
@@ -317,11 +320,6 @@ class Scenario(Section):
         if self.clients_per_round:
             return min(self.clients_per_round, num_clients)
         return max(1, round((self.fraction_train or 1.0) * num_clients))
-
-    @property
-    def trackers(self) -> list[dict[str, Any]]:
-        """The entries of ``track`` as mappings."""
-        return [plugin.section for plugin in self.track]
 
     def to_yaml(self) -> str:
         """The scenario as YAML; loading it gives an equal scenario."""

@@ -74,7 +74,7 @@ def run(
             rounds so far, the reason, and a summary.
     """
     with launched(scenario, launch) as workers:
-        reporter = tracked(scenario.trackers, reporter)
+        reporter = tracked([plugin.section for plugin in scenario.track], reporter)
         split = partition.make(scenario, scenario.seed)
         strategy = build_strategy(scenario, split.num_clients)
         recipe = Recipe(scenario, split.ownership, scenario.seed)
@@ -100,7 +100,7 @@ def resume(path: Path, *, reporter: Reporter | None = None) -> Run:
         with recorded(RunFolder(path), reporter or Reporter()):
             saved = Checkpoints(path, scenario.checkpoint.keep).latest()
         with launched(scenario) as launch:
-            reporter = tracked(scenario.trackers, reporter)
+            reporter = tracked([plugin.section for plugin in scenario.track], reporter)
             split = partition.make(scenario, scenario.seed)
             strategy = build_strategy(scenario, split.num_clients)
             recipe = Recipe(scenario, split.ownership, scenario.seed)
@@ -272,6 +272,10 @@ class Simulation:
     def account(self, server_round: int, reports: list[Report]) -> Record:
         """Write the clients' rows, count bytes and failures, and stop a run that fails too much."""
         self.folder.add_clients([_row(server_round, "train", r) for r in reports])
+        steps = [step for report in reports for step in report.steps]
+        self.folder.add_steps(steps)
+        if self.scenario.log_steps and server_round == 1 and not steps:
+            log.warning("log_steps: '%s' has logged no step", self.scenario.client.name)
         self.ledger.add(reports)
         failed = sum(r.status == "failed" for r in reports)
         record: Record = {

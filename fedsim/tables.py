@@ -1,7 +1,8 @@
 """Run folders as pandas tables, and as Parquet files.
 
 Each table begins with the columns ``run`` (folder), ``name``, ``strategy``, ``codec`` and ``seed``;
-then come the keys of the run folder's records, as they are called there.
+then come the keys of the run folder's records, as they are called there; one that has the name of
+these columns gets an underscore after it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ def clients(runs: Iterable[Run]) -> DataFrame:
     return _frame((run, run.clients) for run in runs)
 
 
+def steps(runs: Iterable[Run]) -> DataFrame:
+    """One row per run and logged local step; none where the scenario has no ``log_steps``."""
+    return _frame((run, run.steps) for run in runs)
+
+
 def summaries(runs: Iterable[Run]) -> DataFrame:
     """One row per run: scores, totals by key, tags, status, options of the scenario as JSON."""
     return _frame((run, [_summary(run)]) for run in runs)
@@ -41,12 +47,13 @@ def summaries(runs: Iterable[Run]) -> DataFrame:
 TABLES: dict[str, Callable[[Iterable[Run]], DataFrame]] = {
     "rounds": rounds,
     "clients": clients,
+    "steps": steps,
     "summary": summaries,
 }
 
 
 def write_parquet(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """Write all three tables, each as one file over all runs.
+    """Write all tables that have rows, each as one file over all runs.
 
     Raises:
         OutputError: A file cannot be written; one that was there is untouched.
@@ -55,11 +62,14 @@ def write_parquet(runs: Sequence[Run], folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, table in TABLES.items():
+        frame = table(runs)
+        if frame.empty:
+            continue
         paths.append(folder / f"{name}.parquet")
         temporary = folder / f".{name}.{os.getpid()}.tmp"
         try:
             with writing(paths[-1]):
-                table(runs).to_parquet(temporary, index=False)
+                frame.to_parquet(temporary, index=False)
                 temporary.replace(paths[-1])
         finally:
             with suppress(OSError):
@@ -72,7 +82,7 @@ def _frame(records: Iterable[tuple[Run, Iterable[Record]]]) -> DataFrame:
 
     frames = [DataFrame(columns=list(IDENTITY))]
     for run, rows in records:
-        frame = DataFrame(list(rows))
+        frame = DataFrame(list(rows)).rename(columns={name: f"{name}_" for name in IDENTITY})
         for place, (column, value) in enumerate(_identity(run).items()):
             frame.insert(place, column, value)
         frames.append(frame)

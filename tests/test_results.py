@@ -15,6 +15,7 @@ import pytest
 
 from fedsim import compare, records
 from fedsim.errors import OutputError
+from fedsim.events import EventLog
 from fedsim.records import identity, summarise
 from fedsim.results import Run, RunFolder, find_runs, write_text
 from tests.run_folders import make_run, round_records, scenario
@@ -154,7 +155,7 @@ def test_not_finite_is_null_and_noted_once(tmp_path: Path) -> None:
 def test_events_are_one_line_each(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, scenario(), None)
     logger = logging.Logger("fedsim.test")
-    logger.addHandler(folder.log_handler())
+    logger.addHandler(EventLog(folder))
     logger.info("not this")
     logger.warning("first\n  second %d", 2)
     folder.event("ERROR", "odd \udcff byte")
@@ -170,7 +171,7 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_caller(
     (folder.path / "events.log").unlink()
     (folder.path / "events.log").mkdir()
     logger = logging.Logger("fedsim.test")
-    logger.addHandler(folder.log_handler())
+    logger.addHandler(EventLog(folder))
     logger.warning("lost")
     assert "OutputError" in capsys.readouterr().err
 

@@ -188,7 +188,7 @@ def test_a_step_is_the_mean_over_its_directions():
     method = MeZO(learning_rate=0.5, eps=0.1, num_directions=2)
     with forward_only(client):
         walker = Walker(client, "gaussian", 0.1, exact=True)
-        method.step(client, walker, {}, 0, Log())
+        method.step(client, walker, {}, 0, Log(client))
     expected = -0.5 / 2 * (z @ c.numpy()) @ z
     np.testing.assert_allclose(module.theta.detach().numpy(), expected, rtol=1e-5)
 

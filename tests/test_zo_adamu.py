@@ -6,7 +6,7 @@ import torch
 
 from fedsim import registry, simulation
 from fedsim.arrays import Arrays
-from fedsim.clients._zeroth import Log, forward_only, memory
+from fedsim.clients._zeroth import forward_only, memory
 from fedsim.clients.zo_adamu import PHI, ZOAdaMU, _Direction, annealed
 from fedsim.directions import Directions
 from tests.engine.runs import stopped
@@ -82,7 +82,7 @@ def test_after_t1_a_step_is_that_of_the_formulas():
     method = ZOAdaMU(learning_rate=0.01, eps=0.1)
     direction = _Direction(Directions(50), 77, m, values)
     with forward_only(client):
-        method._step(client, {}, memory(client), direction, Log())
+        method._step(client, {}, memory(client), direction)
     theta = module["theta"].detach().numpy()
     np.testing.assert_allclose(theta, -0.01 * g * p / np.sqrt(v + 1e-8), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(direction.m, -p, rtol=1e-5, atol=1e-6)

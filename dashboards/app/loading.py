@@ -13,7 +13,14 @@ import streamlit as st
 from fedsim.errors import OutputError
 from fedsim.results import MARKERS, Run
 
-WATCHED = ("STATUS", "rounds.jsonl", "clients.jsonl", "summary.json", "events.log")
+WATCHED = (
+    "STATUS",
+    "rounds.jsonl",
+    "clients.jsonl",
+    "steps.jsonl",
+    "summary.json",
+    "events.log",
+)
 Stamp = tuple[tuple[int, int], ...]
 """Time of change and size of each watched file."""
 Stamps = dict[str, Stamp]

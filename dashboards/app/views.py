@@ -97,6 +97,9 @@ def data(runs: Sequence[Run]) -> None:
     st.header("Data")
     name = st.radio("Table", list(tables.TABLES), horizontal=True)
     frame = _table(name, loading.stamp_of(runs), list(runs))
+    if frame.empty:
+        st.info("No rows. Local steps are logged where a scenario says `log_steps: true`.")
+        return
     st.caption(f"{len(frame):,} rows, {len(frame.columns)} columns")
     st.dataframe(
         frame.head(PREVIEW_ROWS), hide_index=True, placeholder=MISSING, alt=f"Table {name}"

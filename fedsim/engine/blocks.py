@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.arrays import Arrays
+from fedsim.client import Step
 from fedsim.clock import Trip
 from fedsim.codec import Span
 from fedsim.cost import Spent
@@ -113,7 +114,8 @@ class Report:
 
     ``internals`` are the engine's own numbers of an update (see ``fedsim.engine.update_norms``);
     ``up_layers`` and ``down_layers`` hold bytes by array and part, where the scenario asks for
-    them; ``spent`` and ``trip`` are known where the scenario has devices.
+    them; ``spent`` and ``trip`` are known where the scenario has devices; ``steps`` where it asks
+    for a log of local steps.
     """
 
     client: int
@@ -133,6 +135,7 @@ class Report:
     rows_at_once: int = 0
     trip: Trip | None = None
     device: str = ""
+    steps: list[Step] = field(default_factory=list)
 
 
 @dataclass

@@ -18,7 +18,7 @@ import torch
 from fedsim import registry, wire
 from fedsim.arrays import Arrays, WeightedMean, add
 from fedsim.chain import build_codecs
-from fedsim.client import Client, ClientMethod, Update
+from fedsim.client import Client, ClientMethod, Step, Update
 from fedsim.codec import Local, Payload, Sender
 from fedsim.cost import Meter, Spent, Tally, counted
 from fedsim.data import partition
@@ -89,6 +89,7 @@ class Worker:
         self.meter = Meter(self.task, _own(method)) if scenario.devices else None
         self._tally: Tally | None = None
         self._rows_at_once: int | None = None
+        self._steps: dict[int, list[Step]] = {}
         self._received: tuple[str, Arrays] = ("", {})
         self._weights = self.like
 
@@ -146,6 +147,7 @@ class Worker:
                     result.payloads.append(payload.data)
                 if self.codecs.up.stateful:
                     result.residuals[client] = kept
+            report.steps = self._steps.pop(client, [])
             result.reports.append(report)
             result.states.append(changed if report.status == "ok" else None)
         result.mean = mean.result() if mean.weight else None
@@ -325,6 +327,7 @@ class Worker:
             generator=self.seeds.torch("client", block.draw, client),
             tally=self._tally,
             rows_at_once=self._rows_at_once,
+            steps=self._steps.setdefault(client, []) if self.scenario.log_steps else None,
         )
 
     def _encode(

@@ -41,6 +41,7 @@ def outcome(run: Run) -> dict[str, Any]:
         "rounds": comparable(run, leave=("clients/retried",)),
         "totals": totals,
         "clients": [{**row, "time/wall_s": 0} for row in run.clients],
+        "steps": list(run.steps),
     }
 
 
