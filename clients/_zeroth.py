@@ -18,8 +18,9 @@ class Walker:
 
     Without a copy, a probe adds ``eps z``, ``-2 eps z`` and, together with the step, ``eps z``
     again: three roundings of float32. After T steps a weight w is off by at most
-    ``3 T 2^-24 (|w| + eps |z|)``, in practice by its square root. With ``exact`` a copy of the
-    parameters makes each probe start, and the step end, at the very weights.
+    ``3 T 2^-24 (|w| + eps |z|)``, in practice by its square root; the next round begins at the
+    received weights again. With ``exact`` a copy of the parameters makes each probe start, and the
+    step end, at the very weights.
 
     Args:
         client: Whose parameters are moved.

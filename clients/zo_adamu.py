@@ -15,7 +15,7 @@ The three values fall from 1, from step T1 on, in the closed form
 
 Paper and figure differ in phi; ``figure`` reproduces the published curves. T3 is all steps of the
 run; T1 and T2 are shares of it; t goes on in rounds that a client misses. ``local_steps`` are H of
-every round, ``max_ratio`` is ours.
+every round, ``max_ratio`` is ours. Probes leave rounding behind as in ``mezo`` without ``exact``.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from fedsim.client import Client, ClientMethod, Update
 from fedsim.clients._zeroth import Log, draw_seed, forward_only, memory, slope
 from fedsim.directions import ADD_FLOPS, BLOCK, Directions, Kind, Target, add, num_values
+from fedsim.errors import PluginError
 from fedsim.task import Batch
 
 PHI = {"figure": (0.1, 1.0, 1.5), "text": (1.0, 0.1, 1.5)}
@@ -48,7 +49,8 @@ class ZOAdaMU(ClientMethod):
         eps: Length of a probe.
         local_steps: Steps in a round.
         batch_size: Rows in a batch.
-        schedule: Which of the published values of phi.
+        schedule: Which of the published values of phi, or three of one's own, for alpha, beta1 and
+            beta2.
         warmup: T1 as a share of all steps.
         settled: T2 as a share of all steps.
         momentum: Forget m after each round (``reset``; the first step is then a plain one), or
@@ -69,7 +71,7 @@ class ZOAdaMU(ClientMethod):
     eps: PositiveFloat = 1e-3
     local_steps: PositiveInt = 30
     batch_size: PositiveInt = 16
-    schedule: Literal["figure", "text"] = "figure"
+    schedule: Literal["figure", "text"] | tuple[float, float, float] = "figure"
     warmup: Share = 1 / 6
     settled: Share = 2 / 3
     momentum: Literal["reset", "keep"] = "reset"
@@ -78,6 +80,19 @@ class ZOAdaMU(ClientMethod):
     max_ratio: PositiveFloat | None = None
     loss_clip: PositiveFloat | None = None
     directions: Kind = "gaussian"
+
+    def __post_init__(self) -> None:
+        largest = max(self._phi)
+        if self.warmup < self.settled and largest * (1 - self.settled) >= 1:
+            raise PluginError(
+                f"with phi = {largest:g} the schedule has a pole before step T2",
+                key=("client", "schedule"),
+                hint=f"Let phi (1 - settled) be less than 1; settled is {self.settled:g}",
+            )
+
+    @property
+    def _phi(self) -> Values:
+        return PHI[self.schedule] if isinstance(self.schedule, str) else self.schedule
 
     def train(self, client: Client) -> Update:
         """Run the local steps and send the difference."""
@@ -107,7 +122,7 @@ class ZOAdaMU(ClientMethod):
         t1, t2 = self.warmup * total, self.settled * total
         if step < t1 or t2 <= t1:
             return 1.0, 1.0, 1.0
-        a, b, c = (annealed(step, t1, t2, total, phi) for phi in PHI[self.schedule])
+        a, b, c = (annealed(step, t1, t2, total, phi) for phi in self._phi)
         return a, b, c
 
     def _step(

@@ -9,6 +9,7 @@ from fedsim.arrays import Arrays
 from fedsim.clients._zeroth import forward_only, memory
 from fedsim.clients.zo_adamu import PHI, ZOAdaMU, _Direction, annealed
 from fedsim.directions import Directions
+from fedsim.errors import PluginError
 from tests.engine.runs import stopped
 from tests.problems import tiny
 from tests.test_clients import train, worker
@@ -33,6 +34,18 @@ def test_figure_and_text_swap_alpha_and_beta1():
     a, b, c = figure.anneal(300, 600)
     assert text.anneal(300, 600) == (b, a, c)
     assert PHI["figure"][2] == PHI["text"][2]
+
+
+def test_phi_can_be_ones_own_unless_the_schedule_has_a_pole():
+    own = registry.build("clients", {"name": "zo_adamu", "schedule": [0.1, 1.0, 1.5]})
+    figure = registry.build("clients", {"name": "zo_adamu"})
+    assert own.anneal(300, 600) == figure.anneal(300, 600)
+    pole = {"name": "zo_adamu", "schedule": [0.1, 1.0, 3.0]}
+    with pytest.raises(PluginError, match=r"phi = 3 .* a pole before step T2"):
+        registry.build("clients", pole)
+    registry.build("clients", {**pole, "settled": 0.7})
+    with pytest.raises(PluginError, match=r"phi = 1\.5"):
+        registry.build("clients", {"name": "zo_adamu", "warmup": 0.1, "settled": 0.3})
 
 
 ADAMU = {"name": "zo_adamu", "learning_rate": 0.02, "batch_size": 1000, "local_steps": 1}
