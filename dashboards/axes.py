@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from fedsim.dashboards.curves import Floats, by_round
+from fedsim.dashboards.curves import Column, Floats, by_round
 from fedsim.results import Run
 from fedsim.units import human_bytes
 
@@ -34,8 +34,13 @@ def metric_label(key: str) -> str:
 
 
 def round_ticks(runs: Sequence[Run]) -> int | None:
-    """Distance of ticks on a round axis: whole rounds where plotly would draw fractions."""
-    last = max((by_round(run, "round").rounds.max(initial=0) for run in runs), default=0)
+    """Distance of ticks on a round axis."""
+    return whole_ticks(by_round(run, "round") for run in runs)
+
+
+def whole_ticks(columns: Iterable[Column]) -> int | None:
+    """Distance of ticks on an axis of whole numbers: 1 where plotly would draw fractions."""
+    last = max((column.rounds.max(initial=0) for column in columns), default=0)
     return 1 if last <= 10 else None
 
 

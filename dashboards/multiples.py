@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from fedsim.dashboards.axes import number, round_ticks
+from fedsim.dashboards.axes import number, round_ticks, whole_ticks
 from fedsim.dashboards.curves import Column
 from fedsim.dashboards.drawing import Group, add_lines, styled
 from fedsim.results import Run
@@ -48,21 +48,25 @@ def multiples(runs: Sequence[Run], drawn: Sequence[Group], smalls: Sequence[Smal
     """Draw some quantities, two in a row, three when there are many."""
     columns = min(len(smalls), 2 if len(smalls) <= 4 else 3)
     rows = math.ceil(len(smalls) / columns)
+    places = [divmod(i, columns) for i in range(len(smalls))]
+    cells: list[list[dict[str, Any] | None]]
+    cells = [[{} if (r, c) in places else None for c in range(columns)] for r in range(rows)]
     figure = make_subplots(
         rows,
         columns,
+        specs=cells,
         subplot_titles=[html.escape(small.name, quote=False) for small in smalls],
         vertical_spacing=0.3 / rows,
         horizontal_spacing=0.09,
     )
     tick, named = round_ticks(runs), set[str]()
-    for i, small in enumerate(smalls):
-        row, column = divmod(i, columns)
+    for (row, column), small in zip(places, smalls, strict=True):
         place = (row + 1, column + 1)
         value = number("y", small.unit) if small.unit else "%{y:.5~g}"
         hover = f"{html.escape(small.x.split(',')[0], quote=False)} %{{x:.5~r}}: {value}"
         add_lines(figure, drawn, small.values, hover, place, named)
-        x, step = {"text": html.escape(small.x, quote=False)}, tick if small.x == "round" else 1
+        x = {"text": html.escape(small.x, quote=False)}
+        step = tick if small.x == "round" else whole_ticks(map(small.values, runs))
         figure.update_xaxes(title=x, dtick=step, row=place[0], col=place[1])
         _set_y(figure, small, place)
     return styled(figure, height=110 + ROW_HEIGHT * rows)

@@ -116,7 +116,16 @@ def make_full_run(root: Path, **values: Any) -> Run:
         if n:
             folder.add_clients([_device_row(n, client) for client in (0, 1)])
             folder.add_clients([_tested_row(n, client) for client in (0, 1)])
+            folder.add_steps([_step(n, client, step) for client in (0, 1) for step in (1, 2)])
     return Run.open(folder.path)
+
+
+def _step(round_: int, client: int, step: int) -> Record:
+    """Of client 1, the second step is dropped."""
+    found = {"loss_plus": 1.5 / step, "loss_minus": 0.5 / step}
+    scalar = None if client and step == 2 else -10.0 * round_ * step
+    place = {"round": round_, "client": client, "step": step}
+    return {**place, "direction_seed": 2**61 + step, "scalar": scalar, **found}
 
 
 def _device_row(round_: int, client: int) -> Record:

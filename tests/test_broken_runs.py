@@ -30,6 +30,11 @@ ODD_CLIENTS = """{"round": -5, "client": -3, "device": "x", "time/virtual_s": -1
 {"round": 2, "client": 99999999999999}
 {"round": 2, "client": 1, "status": 3, "device": {"a": 1}, "train_loss": "NaN"}
 {"round": 3, "cl"""
+ODD_STEPS = """{"round": 1e99, "step": 1}
+{"round": -1, "step": 1, "loss": 3}
+{"round": 2, "step": 99999999999999999999999, "loss": 3}
+{"round": 2, "step": 1, "loss": "high", "scalar": [1]}
+{"round": 2, "st"""
 DAMAGE: dict[str, tuple[str, str | bytes | None, str]] = {
     "no status": ("STATUS", None, "STATUS cannot be read"),
     "no scenario": ("resolved.yaml", None, "resolved.yaml cannot be read"),
@@ -43,6 +48,7 @@ DAMAGE: dict[str, tuple[str, str | bytes | None, str]] = {
     "odd metric": ("env.json", '{"run": {"key_metric": "f1"}}', "'key_metric' is not what"),
     "odd rounds": ("rounds.jsonl", ODD_ROUNDS, "rounds.jsonl:4 is not a record"),
     "odd clients": ("clients.jsonl", ODD_CLIENTS, "clients.jsonl: 1 line is no record"),
+    "odd steps": ("steps.jsonl", ODD_STEPS, "steps.jsonl:5 is not a record"),
     "binary rounds": ("rounds.jsonl", b"\xff\xfe\x00" * 99, "rounds.jsonl:1 is not a record"),
     "binary clients": ("clients.jsonl", b"\x00\xff" * 99, "clients.jsonl: 1 line is no record"),
 }

@@ -22,6 +22,7 @@ from fedsim.dashboards import (
     parts,
     score,
     staleness,
+    steps,
     target,
     timeline,
 )
@@ -286,6 +287,35 @@ def test_staleness_and_internals(tmp_path: Path) -> None:
     assert internals.own_keys([run]) == ["privacy/epsilon", "agg/update_norm"]
     epsilon, _ = internals.draw([run]).data
     assert (list(epsilon.x), list(epsilon.y)) == ([1, 2], [1, 2])
+
+
+def test_local_steps(tmp_path: Path) -> None:
+    run = make_full_run(tmp_path)
+    figure = steps.draw([run])
+    titles = [a.text for a in figure.layout.annotations][:5]
+    assert titles == [
+        "Loss within a round",
+        "Slopes: median size",
+        "Slopes: 95 % are smaller",
+        "Slopes: largest",
+        "Dropped steps",
+    ]
+    loss, median, most, largest, dropped = figure.data
+    assert (list(loss.x), list(loss.y)) == ([1, 2], [1.0, 0.5])
+    assert (list(median.x), list(median.y)) == ([1, 2], [10, 20])  # of 10, 20 and 10
+    assert list(most.y) == pytest.approx([19, 38])
+    assert list(largest.y) == [20, 40]
+    assert list(dropped.y) == [0.25, 0.25]
+    assert drawing.notes(figure) == [steps.LAST]
+
+
+def test_logs_of_losses_alone_have_one_figure(tmp_path: Path) -> None:
+    run = written(tmp_path, [{}, {}])
+    RunFolder(run.path).add_steps([{"round": 1, "client": 0, "step": 1, "loss": 2.0}])
+    (loss,) = steps.draw([Run.open(run.path)]).data
+    assert (list(loss.x), list(loss.y)) == ([1], [2.0])
+    with pytest.raises(NothingToShow, match="log_steps: true"):
+        steps.draw([make_run(tmp_path, (0.5, 0.6))])
 
 
 def test_internals_are_grouped_and_name_their_units(tmp_path: Path) -> None:
