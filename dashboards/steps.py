@@ -101,9 +101,9 @@ SMALLS = (
 
 def _by(places: Ints, values: Floats, summary: Callable[[Floats], Any]) -> Column:
     known = np.isfinite(values)
-    order = np.argsort(places[known], kind="stable")
-    found, starts = np.unique(places[known][order], return_index=True)
-    parts = np.split(values[known][order], starts[1:]) if len(found) else []
+    ascending = np.argsort(places[known], kind="stable")
+    found, starts = np.unique(places[known][ascending], return_index=True)
+    parts = np.split(values[known][ascending], starts[1:]) if len(found) else []
     return Column.of(found, [summary(part) for part in parts])
 
 

@@ -129,17 +129,17 @@ class Client:
             **values: What was found, such as ``loss``; None where the step has no such value.
 
         Raises:
-            ClientError: A value is no number.
+            ClientError: A value is no number, or has a name that every line has.
         """
         if self.steps is None:
             return
         place: Step = {"round": self.round, "client": self.id, "step": number}
-        for name, value in values.items():
-            if not isinstance(value, int | float | None) or name in place:
-                raise ClientError(
-                    f"log_step: {name} = {repr(value)[:80]} is no number under a free name",
-                    hint=f"Give int, float or None, not under {', '.join(place)}",
-                )
+        numbers = all(isinstance(value, int | float | None) for value in (number, *values.values()))
+        if not numbers or place.keys() & values.keys():
+            raise ClientError(
+                f"log_step was given {number!r:.80} and {values!r:.80}",
+                hint=f"Give it int, float or None, under other names than {', '.join(place)}",
+            )
         self.steps.append(place | values)
 
     def pieces(self, batch: Batch) -> Iterator[tuple[Batch, float]]:

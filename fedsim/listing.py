@@ -118,7 +118,7 @@ def print_list(kind: str | None, json: bool) -> None:
 
 
 def show(name: str) -> None:
-    """Print the card of ``name`` or ``kind:name``; ``schema`` is the JSON Schema of scenarios.
+    """Print the cards of ``name`` or ``kind:name``; ``schema`` is the JSON Schema of scenarios.
 
     Raises:
         PluginError: Nothing of that name is known.
@@ -129,8 +129,17 @@ def show(name: str) -> None:
     kind, _, rest = name.partition(":")
     aliases = {"strategy": "strategies", "partitioner": "partitioners", "scenario": "scenarios"}
     kind = aliases.get(kind, kind if kind in KINDS else f"{kind}s")
-    if not rest or kind not in KINDS:
-        kind, rest = _kind_of(name), name
+    if rest and kind in KINDS:
+        _show(kind, rest)
+        return
+    kinds = _kinds_of(name)
+    for number, kind in enumerate(kinds):
+        if len(kinds) > 1:  # such as a strategy and its client
+            print(f"\n--- {kind}:{name}\n" if number else f"--- {kind}:{name}\n")
+        _show(kind, name)
+
+
+def _show(kind: str, rest: str) -> None:
     if kind == "scenarios":
         print(layers.find_scenario(rest).read_text(encoding="utf-8"), end="")
     elif kind in ("profiles", "networks"):
@@ -149,12 +158,12 @@ def show(name: str) -> None:
         _print_card(registry.find(kind, rest))
 
 
-def _kind_of(name: str) -> str:
+def _kinds_of(name: str) -> list[str]:
     kinds = [kind for kind, entries in KINDS.items() if name in entries()]
     if kinds:
-        return kinds[0]
+        return kinds
     if ":" in name:
-        return "strategies"
+        return ["strategies"]
     known = [entry for entries in KINDS.values() for entry in entries()]
     raise PluginError(
         f"nothing is called '{name}'",

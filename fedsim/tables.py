@@ -21,6 +21,8 @@ from fedsim.results import Run, writing
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+FLOAT_HOLDS = 2**53
+"""Larger whole numbers would be rounded in a column that lacks some."""
 IDENTITY = ("run", "name", "strategy", "codec", "seed")
 
 
@@ -83,6 +85,9 @@ def _frame(records: Iterable[tuple[Run, Iterable[Record]]]) -> DataFrame:
     frames = [DataFrame(columns=list(IDENTITY))]
     for run, rows in records:
         frame = DataFrame(list(rows)).rename(columns={name: f"{name}_" for name in IDENTITY})
+        for column in frame.select_dtypes("int64"):
+            if frame[column].abs().max() > FLOAT_HOLDS:  # seeds, beside runs that have none
+                frame[column] = frame[column].astype("Int64")
         for place, (column, value) in enumerate(_identity(run).items()):
             frame.insert(place, column, value)
         frames.append(frame)

@@ -145,6 +145,15 @@ def test_a_name_is_enough_to_show(kind, name, capsys):
     assert capsys.readouterr().out == card
 
 
+def test_a_name_of_two_kinds_shows_both(fedsim):
+    out = fedsim.prints("show", "ferret")
+    strategy, client = (fedsim.prints("show", f"{kind}:ferret") for kind in ("strategy", "client"))
+    assert out == f"--- strategies:ferret\n\n{strategy}\n--- clients:ferret\n\n{client}"
+    both = fedsim.prints("show", "zo_adamu")
+    assert "--- scenarios:zo_adamu" in both
+    assert "--- clients:zo_adamu" in both
+
+
 def test_list_prints_every_name_with_its_summary(fedsim):
     out = fedsim.prints("list")
     for kind, entries in listing.KINDS.items():

@@ -110,7 +110,7 @@ FILES = {
     "sst2_minilm_upper": films,
     "sst2_tiny_bert": films,
     "unknown_participation": as_it_is,
-    "zo_adamu_digits": embedded,
+    "zo_adamu": embedded,
 }
 
 

@@ -122,6 +122,15 @@ def test_seeds_are_those_that_the_pool_has(tmp_path):
     assert all(isinstance(seed, int) for seed in pool().seeds)
 
 
+def test_seeds_are_whole_beside_runs_that_have_none(tmp_path):
+    walk = simulation.run(of_one(mezo(local_steps=3)), out=tmp_path / "a")
+    simulation.run(tiny(**LOGGED), out=tmp_path / "b")
+    steps = load_runs(tmp_path).steps()
+    seeds = steps.direction_seed.dropna().tolist()
+    assert seeds == [step["direction_seed"] for step in walk.steps]
+    assert len(steps) > len(seeds)
+
+
 # -- where it is -------------------------------------------------------------------------------
 
 
@@ -213,7 +222,8 @@ def test_what_is_no_number_fails_its_client(tmp_path, note):
     run = simulation.run(scenario, out=tmp_path)
     rows = list(run.clients)
     assert {row["status"] for row in rows} == {"failed"}
-    assert "is no number under a free name. Give int, float or None" in rows[0]["error"]
+    assert "log_step was given 1 and {" in rows[0]["error"]
+    assert "under other names than round, client, step" in rows[0]["error"]
     assert not list(run.steps)
 
 
