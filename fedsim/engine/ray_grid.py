@@ -43,7 +43,6 @@ class RayGrid(WorkerGrid):
         super().__init__(recipe, on_reply, states, residuals)
         self.launch = launch
         self.num_workers = launch.num_workers
-        self._waited_since = time.monotonic()
         self._scratch = ExitStack()
 
     def __enter__(self) -> Self:
@@ -51,6 +50,7 @@ class RayGrid(WorkerGrid):
 
         actors = self.launch.actors()  # waits for Ray
         self._idle: list[Any] = []
+        self._waited_since = time.monotonic()
         with ExitStack() as stack:
             recipe = self.recipe
             if recipe.scenario.engine.address == "local":
@@ -58,8 +58,11 @@ class RayGrid(WorkerGrid):
                 recipe = replace(recipe, scratch=Path(scratch))
             self._recipe = ray.put(recipe)  # held, so that restarted actors can read it
             self._recovering = {self._build(actor): actor for actor in actors}
-            while not self._idle:  # the others join when they are ready
-                self._take_back(self._next([*self._recovering]))
+            while self._recovering or not self._idle:
+                ref = self._next([*self._recovering], patient=not self._idle)
+                if ref is None:
+                    break  # who is late joins when it is ready
+                self._take_back(ref)
             self._scratch = stack.pop_all()
         return self
 
@@ -141,8 +144,8 @@ class RayGrid(WorkerGrid):
         """Let an actor build its worker, however often Ray has to start it for that."""
         return actor.build.options(max_task_retries=-1).remote(self._recipe)
 
-    def _next(self, refs: list[Any]) -> Any:
-        """The reference that is ready first."""
+    def _next(self, refs: list[Any], patient: bool = True) -> Any:
+        """The reference that is ready first; None where none is soon, and nobody is patient."""
         import ray
 
         if not refs:
@@ -150,8 +153,8 @@ class RayGrid(WorkerGrid):
         while True:
             ready, _ = ray.wait(refs, num_returns=1, timeout=_START_S)
             self._start_another()
-            if ready:
-                return ready[0]
+            if ready or not patient:
+                return ready[0] if ready else None
 
     def _start_another(self) -> None:
         """Let Ray start one more process where an actor has waited long for its own.
