@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fedsim.errors import OutputError, RunError
 from fedsim.progress import Reporter
 from fedsim.results import RunFolder, writing
 
 log = logging.getLogger("fedsim")
+_locks: set[BinaryIO] = set()
+"""Locks of this process. A copy of it would hold them, too, and longer where it outlives a kill."""
+os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _locks])
 
 
 @contextmanager
@@ -28,7 +32,7 @@ def at_work(path: Path) -> Iterator[None]:
     """
     with writing(path):
         file = (path / "events.log").open("ab")
-    with file:
+    with file, _known(file):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -40,6 +44,15 @@ def at_work(path: Path) -> Iterator[None]:
         except OSError as error:
             log.debug("%s is not locked: %s", path, error)
         yield
+
+
+@contextmanager
+def _known(lock: BinaryIO) -> Iterator[None]:
+    _locks.add(lock)
+    try:
+        yield
+    finally:
+        _locks.discard(lock)
 
 
 @contextmanager

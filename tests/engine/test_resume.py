@@ -2,7 +2,9 @@
 
 import errno
 import fcntl
+import multiprocessing
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from fedsim import simulation, trees
 from fedsim.engine.states import ClientStates
 from fedsim.errors import OutputError, PayloadError, RunError
+from fedsim.events import at_work
 from fedsim.progress import Reporter
 from fedsim.results import Run
 from fedsim.strategies.fedavg import FedAvg
@@ -172,6 +175,21 @@ class Resuming(Reporter):
         with pytest.raises(RunError) as caught:
             simulation.resume(folder)
         self.refusal = str(caught.value)
+
+
+def test_a_process_that_outlives_a_run_does_not_hold_its_lock(tmp_path):
+    context = multiprocessing.get_context("fork")
+    awake = context.Event()
+    copy = context.Process(target=lambda: (awake.set(), time.sleep(60)))
+    with at_work(tmp_path):
+        copy.start()
+        assert awake.wait(20)
+    try:
+        with at_work(tmp_path):
+            pass
+    finally:
+        copy.kill()
+        copy.join()
 
 
 def test_a_run_at_work_cannot_be_resumed_by_another(tmp_path):
