@@ -276,13 +276,50 @@ def test_the_app_follows_a_run_in_progress_by_itself(page, runs, address):
     expect(bar).to_contain_text("round 1 of 4, eval/accuracy 0.25", timeout=15_000)
 
 
-def test_looking_at_the_run_folders_takes_nothing_off_the_page(page, runs, tmp_path):
-    script = serve.SCRIPT.read_text().replace("FOLLOW_S = 2.0", "FOLLOW_S = 0.1")
-    assert "FOLLOW_S = 0.1" in script  # so often that looks meet clicks
-    (tmp_path / "often.py").write_text(script.replace("sys.argv[1:]", repr([str(runs)])))
+JUST_BEFORE_A_LOOK = """([view, period, before]) => new Promise(clicked => {
+  const seen = window.asked;
+  const wait = () => {
+    if (window.asked === seen) return setTimeout(wait, 1);
+    setTimeout(() => {
+      const choices = [...document.querySelectorAll("[data-testid=stSidebar] label")];
+      choices.find(choice => choice.innerText.trim() === view).click();
+      clicked();
+    }, window.asked + period - before - performance.now());
+  };
+  wait();
+})"""
+NOTES_WHEN_IT_ASKS = """
+  window.asked = 0;
+  const send = WebSocket.prototype.send;
+  WebSocket.prototype.send = function (...data) {
+    window.asked = performance.now();
+    return send.apply(this, data);
+  };
+"""
+
+
+def test_a_look_at_the_run_folders_that_meets_a_click_takes_nothing_off_the_page(
+    page, runs, tmp_path
+):
+    script = serve.SCRIPT.read_text().replace("sys.argv[1:]", repr([str(runs)]))
+    for old, new in {
+        "FOLLOW_S = 2.0": "FOLLOW_S = 1.0",
+        "st.rerun()": "print('drawn again', flush=True), st.rerun()",
+    }.items():
+        assert script.count(old) == 1
+        script = script.replace(old, new)
+    (tmp_path / "often.py").write_text(script)
     command = ["streamlit", "run", str(tmp_path / "often.py"), "--server.headless=true"]
     quiet = ["--browser.gatherUsageStats=false", "--server.port"]
+    page.add_init_script(NOTES_WHEN_IT_ASKS)
     with _served([*command, *quiet], tmp_path, PYTHONPATH=str(ROOT)) as at:
         page.goto(f"http://{at}")
-        for view in ("Log", "Scenarios", "Data") * 12:
-            choose(page, view)
+        expect(page.get_by_role("heading", name="Runs", exact=True)).to_be_visible(timeout=60_000)
+        for before_ms, view in zip(range(2, 20, 2), ("Log", "Scenarios", "Data") * 3, strict=True):
+            page.evaluate(JUST_BEFORE_A_LOOK, [view, 1000, before_ms])
+            heading = page.get_by_role("heading", name=view, exact=True)
+            expect(heading).to_be_visible(timeout=30_000)
+        page.wait_for_timeout(2500)  # some looks that meet nothing
+        expect(heading).to_be_visible()
+    (log,) = tmp_path.glob("*.log")
+    assert "drawn again" in log.read_text()  # the folders do not change: some looks met a click

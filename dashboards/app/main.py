@@ -45,11 +45,11 @@ def _draw(view: str, runs: list[Run]) -> None:
 def _follow(paths: list[str], seen: Stamps, drawn_s: list[float]) -> None:
     """Draw the page again when a run folder has changed or a new one is there.
 
-    Also when this comes too soon to have been asked for by the page that was drawn last: then it
-    met a click, and Streamlit may have dropped what that click has drawn. ``drawn_s`` holds when
-    that was, and nothing while it is being drawn.
+    Also when this comes too soon to have been asked for by the page that was drawn last, which asks
+    after ``FOLLOW_S``: then it met a click, and Streamlit may have dropped what that click has
+    drawn. ``drawn_s`` holds when that was, and nothing while it is being drawn.
     """
-    early = bool(drawn_s) and time.monotonic() - drawn_s[0] < FOLLOW_S / 2
+    early = bool(drawn_s) and time.monotonic() - drawn_s[0] < 0.9 * FOLLOW_S
     if loading.stamps(paths) != seen or early:
         st.rerun()
 
