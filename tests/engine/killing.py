@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import psutil
 
@@ -29,7 +29,9 @@ from tests.engine.runs import MISBEHAVE
 from tests.problems import tiny
 
 RAY = {"backend": "ray", "workers": 2}
+RAYS = ("raylet", "gcs_server")  # processes of Ray's own, beside its workers
 PRELOADED = ["tests.engine.killing", "tests.engine.clients_that_misbehave", "tests.problems"]
+Seen = TypeVar("Seen")
 
 
 def slow_scenario(engine: dict[str, Any], **changes: Any) -> Scenario:
@@ -55,11 +57,8 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
 
 def copies_of(process: psutil.Process) -> list[psutil.Process]:
     """Copies of the fork server of ``process``, those that Ray does not know yet included."""
-    rays = ("raylet", "gcs_server")
-    with contextlib.suppress(psutil.NoSuchProcess):
-        own = [child for child in process.children() if child.name() not in rays]
-        return [copy for child in own for copy in child.children()]
-    return []
+    servers = [p for p in descendants(process) if parent(p) == process and name(p) not in RAYS]
+    return [p for p in descendants(process) if parent(p) in servers]
 
 
 def descendants(process: psutil.Process) -> list[psutil.Process]:
@@ -67,6 +66,20 @@ def descendants(process: psutil.Process) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.children(recursive=True)
     return []
+
+
+def parent(process: psutil.Process) -> psutil.Process | None:
+    """Its parent, or none when one of them is gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.parent()
+    return None
+
+
+def name(process: psutil.Process | None) -> str:
+    """The name, empty for a process that is gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.name() if process else ""
+    return ""
 
 
 def command(process: psutil.Process) -> str:
@@ -244,10 +257,11 @@ def said_by(out: Path) -> Path:
     return out / "stderr.txt"
 
 
-def wait_for(condition: Callable[[], bool], driver: Any) -> None:
-    """Wait until something holds of a driver that is still at work."""
+def wait_for(look: Callable[[], Seen], driver: Any) -> Seen:
+    """Wait until a driver that is still at work shows something; what that is."""
     deadline = time.monotonic() + 120
-    while not condition():
+    while not (seen := look()):
         assert driver.exitcode is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    return seen

@@ -15,7 +15,16 @@ from fedsim import simulation
 from fedsim.engine import fork_client, fork_server, launch
 from fedsim.results import Run
 from fedsim.scenario import EngineSection, ModelSection
-from tests.engine.killing import RAY, Drivers, copies_of, slow_scenario, wait_for, workers_of
+from tests.engine.killing import (
+    RAY,
+    Drivers,
+    copies_of,
+    name,
+    parent,
+    slow_scenario,
+    wait_for,
+    workers_of,
+)
 from tests.engine.runs import outcome
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="copies are made on Linux only")
@@ -241,7 +250,7 @@ def test_killed_copies_and_a_killed_server_change_nothing(tmp_path):
     assert {p.parent() for p in again} == {server}
     server.kill()
     again[0].kill()
-    wait_for(lambda: any(p.parent().name() == "raylet" for p in workers_of(me)), driver)
+    wait_for(lambda: any(name(parent(p)) == "raylet" for p in workers_of(me)), driver)
     again = workers_of(me)
     driver.join(120)
     assert driver.exitcode == 0
@@ -258,10 +267,9 @@ def test_a_copy_that_dies_before_ray_knows_it_is_replaced(tmp_path):
     drivers = Drivers()
     driver = drivers.start(slow_scenario(RAY), tmp_path / "there")
     me = psutil.Process(driver.pid)
-    wait_for(lambda: bool(copies_of(me)), driver)
-    first = copies_of(me)
-    first[0].kill()
-    wait_for(lambda: len([p for p in workers_of(me) if p != first[0]]) == 2, driver)
+    first = wait_for(lambda: copies_of(me), driver)[0]
+    first.kill()
+    wait_for(lambda: len([p for p in workers_of(me) if p != first]) == 2, driver)
     driver.join(120)
     assert driver.exitcode == 0
     (folder,) = (tmp_path / "there").glob("tiny/*")

@@ -12,10 +12,12 @@ from fedsim.progress import Reporter
 from fedsim.results import Run
 from tests.engine.killing import (
     RAY,
+    RAYS,
     Drivers,
     Killer,
     descendants,
     kill_workers,
+    name,
     slow_scenario,
     two_nodes,
     wait_for,
@@ -131,7 +133,7 @@ def test_a_killed_driver_of_ray_leaves_no_process_behind_and_is_resumed(tmp_path
     driver = drivers.start(slow_scenario(RAY), tmp_path)
     wait_for(lambda: list(tmp_path.glob("tiny/*/checkpoints/round-*3.safetensors")), driver)
     me = psutil.Process(driver.pid)
-    below = [p for p in descendants(me) if p.name() in ("raylet", "gcs_server")] + workers_of(me)
+    below = [p for p in descendants(me) if name(p) in RAYS] + workers_of(me)
     assert len(below) == 4
     driver.kill()
     driver.join()
@@ -144,7 +146,7 @@ def test_a_run_whose_own_node_is_killed_ends_and_is_resumed(tmp_path, expected):
     drivers = Drivers()
     driver = drivers.start(slow_scenario(RAY), tmp_path)
     wait_for(lambda: list(tmp_path.glob("tiny/*/checkpoints/round-*3.safetensors")), driver)
-    (raylet,) = [p for p in descendants(psutil.Process(driver.pid)) if p.name() == "raylet"]
+    (raylet,) = [p for p in descendants(psutil.Process(driver.pid)) if name(p) == "raylet"]
     raylet.kill()
     driver.join(120)
     assert driver.exitcode not in (None, 0)
