@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+from weakref import WeakSet
 
 from fedsim.errors import OutputError, RunError
 from fedsim.progress import Reporter
 from fedsim.results import RunFolder, writing
 
 log = logging.getLogger("fedsim")
-_locks: set[BinaryIO] = set()
+_locks: WeakSet[BinaryIO] = WeakSet()
 """Locks of this process. A copy of it would hold them, too, and longer where it outlives a kill."""
 os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _locks])
 
@@ -32,7 +33,8 @@ def at_work(path: Path) -> Iterator[None]:
     """
     with writing(path):
         file = (path / "events.log").open("ab")
-    with file, _known(file):
+    with file:
+        _locks.add(file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -44,15 +46,6 @@ def at_work(path: Path) -> Iterator[None]:
         except OSError as error:
             log.debug("%s is not locked: %s", path, error)
         yield
-
-
-@contextmanager
-def _known(lock: BinaryIO) -> Iterator[None]:
-    _locks.add(lock)
-    try:
-        yield
-    finally:
-        _locks.discard(lock)
 
 
 @contextmanager

@@ -20,7 +20,8 @@ def main(paths: list[str]) -> None:
     stamps = loading.stamps(paths)
     st.sidebar.title("fedsim")
     view = st.sidebar.radio("View", list(views.VIEWS))
-    follow = st.sidebar.toggle("Follow runs in progress", value=True, help="Looks every 2 seconds.")
+    often = f"Looks every {FOLLOW_S:.0f} seconds."
+    follow = st.sidebar.toggle("Follow runs in progress", value=True, help=often)
     _draw(view, loading.runs(stamps))
     if follow:
         with st.sidebar.container():  # in the page's own place, a heading would be cleared with it
