@@ -101,6 +101,24 @@ def test_after_t1_a_step_is_that_of_the_formulas():
     np.testing.assert_allclose(direction.m, -p, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("values", [(1.0, 1.0, 1.0), (0.5, 0.3, 0.2)])
+def test_probes_of_dropped_steps_leave_no_more_than_their_rounding(values):
+    torch.manual_seed(0)
+    module = torch.nn.Linear(300, 200, bias=False)
+    client = client_of(module, lambda: module.weight.square().mean())
+    before = module.weight.detach().numpy().copy()
+    m = Directions(before.size).values(5)
+    method = ZOAdaMU(eps=1e-3, loss_clip=1e-30)
+    with forward_only(client):
+        for seed in range(200):
+            direction = _Direction(Directions(before.size), seed, m, values)
+            _, g = method._step(client, {}, memory(client), direction)
+            assert not g
+    error = np.abs(module.weight.detach().numpy() - before)
+    assert error.max() > 0
+    assert np.linalg.norm(error) / np.linalg.norm(before) < 2e-6
+
+
 def test_without_momentum_and_norm_it_is_mezo():
     plain = {**ADAMU, "normalise": False, "warmup": 1.0, "local_steps": 20}
     ours = train(worker(client=plain), 0).mean
